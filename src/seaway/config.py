@@ -1,0 +1,84 @@
+"""Settings: the only place that reads the environment. Each room gets its part from a composition root.
+
+Order, first found wins: command-line flag, ``SEAWAY_*`` variable, ``seaway.toml`` (or the file that ``SEAWAY_CONFIG``
+names), default.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+import pydantic
+from pydantic import Field
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+from seaway.errors import ConfigurationError
+
+MIB = 1 << 20
+
+
+class Settings(BaseSettings):
+    """Every setting of `seaway serve`, with its default."""
+
+    model_config = SettingsConfigDict(env_prefix="SEAWAY_", extra="forbid", frozen=True)
+
+    home: Path = Field(Path(".seaway"), description="State: database file, artifacts by digest.")
+    host: str = Field("127.0.0.1", description="Address to listen on; anything but loopback needs api_key.")
+    port: int = Field(8080, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
+    gateways: int = Field(1, ge=1, le=64, description="Gateway processes that share the port.")
+    api_key: pydantic.SecretStr | None = Field(None, description="When set, every route asks for it.")
+    allow_open: bool = Field(False, description="Listen beyond loopback without an API key.")
+    database_url: str | None = Field(None, description="SQLAlchemy URL; default is SQLite in home.")
+
+    engines: int | None = Field(None, ge=1, le=1024, description="Engine threads of a version; default all cores.")
+    max_queue_size: int = Field(512, ge=1, description="Requests that may wait in one worker; more get 429.")
+    timeout_seconds: float = Field(30.0, gt=0, description="A request's deadline when it brings none.")
+    max_body_bytes: int = Field(64 * MIB, ge=1, description="Largest inference body, also once unpacked; more is 413.")
+    max_upload_bytes: int = Field(8192 * MIB, ge=1, description="Largest upload, also once unpacked.")
+    body_seconds: float = Field(30.0, gt=0, description="Longest silence while a body arrives.")
+    load_seconds: float = Field(120.0, gt=0, description="A version that isn't ready by then has failed to start.")
+    warm_seconds: float = Field(0.0, ge=0, description="How long a replaced version is kept loaded for a rollback.")
+    drain_seconds: float = Field(10.0, gt=0, description="How long stopping waits for requests that run.")
+    worker_memory_bytes: int | None = Field(None, ge=256 * MIB, description="Address space of a worker; default 80 % of memory.")
+    inspect_memory_bytes: int = Field(8192 * MIB, ge=256 * MIB, description="Address space of the process that opens an upload.")
+    inspect_seconds: float = Field(60.0, gt=0, description="Time of the process that opens an upload.")
+
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Lowest level that is logged.")
+    log_format: Literal["auto", "json", "text"] = Field("auto", description="auto: text on a terminal, else JSON.")
+    kill_point_file: Path | None = Field(None, description="For tests: file naming the point to die at (seaway.faults).")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        path = Path(os.environ.get("SEAWAY_CONFIG", "seaway.toml"))
+        return (init_settings, env_settings, TomlConfigSettingsSource(settings_cls, toml_file=path))
+
+    @property
+    def url(self) -> str:
+        """The registry's SQLAlchemy URL."""
+        return self.database_url or f"sqlite:///{self.home.resolve() / 'seaway.db'}"
+
+
+def load_settings(**flags: Any) -> Settings:
+    """Settings from flags (None: not given), environment and file. Raises ConfigurationError in one sentence."""
+    try:
+        return Settings(**{name: value for name, value in flags.items() if value is not None})
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        raise ConfigurationError(f"The setting {name!r} is wrong: {first['msg']}.") from error
+    except ValueError as error:
+        raise ConfigurationError(f"The settings file can't be read: {error}.") from error
+
+
+def client_address() -> tuple[str, str | None]:
+    """Where the command line finds its server: (URL, API key) from SEAWAY_URL and SEAWAY_API_KEY."""
+    return os.environ.get("SEAWAY_URL", "http://127.0.0.1:8080"), os.environ.get("SEAWAY_API_KEY")

@@ -1,0 +1,289 @@
+"""Frozen values that cross rooms and processes. No behaviour beyond their own arithmetic; msgspec reads and writes them."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+"""What a model, dataset or alias may be called; it must match whole (`NAME.fullmatch`)."""
+
+Json = dict[str, Any]
+T = TypeVar("T")
+
+
+# --------------------------------------------------------------------------- what a model takes and gives
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """One input or output. `datatype` is the Open Inference Protocol's word (FP32, INT64, BYTES ...); -1 is a variable dimension."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """The tensors of a model's graph, in the graph's order."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+    @property
+    def batchable(self) -> bool:
+        """True when the first dimension of every tensor is variable, so that it counts samples."""
+        return all(spec.shape[:1] == (-1,) for spec in (*self.inputs, *self.outputs))
+
+
+# --------------------------------------------------------------------------- bytes by content
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class FileEntry:
+    """One file of an artifact; `path` is relative, with `/` between its parts."""
+
+    path: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """The files of an artifact (a model package or a dataset version), sorted by path.
+
+    `digest` is the SHA-256 of the lines ``"<sha256>  <path>\\n"``, which is what ``sha256sum`` prints for the sorted
+    paths: anyone can recompute it, and it changes with every byte of every file.
+    """
+
+    files: tuple[FileEntry, ...]
+
+    @property
+    def digest(self) -> str:
+        lines = "".join(f"{entry.sha256}  {entry.path}\n" for entry in sorted(self.files))
+        return hashlib.sha256(lines.encode()).hexdigest()
+
+    @property
+    def n_bytes(self) -> int:
+        return sum(entry.size for entry in self.files)
+
+
+# --------------------------------------------------------------------------- registry rows, as others see them
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetVersion:
+    dataset: str
+    version: int
+    digest: str
+    manifest: Manifest
+    created_at: datetime
+    created_by: str
+    n_rows: int | None = None
+    schema: Json | None = None
+    source: Json | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelVersion:
+    model: str
+    version: int
+    digest: str
+    manifest: Manifest
+    runtime: str
+    platform: str
+    signature: Signature
+    spec: Json
+    """The checked content of `seaway.yaml`, defaults filled in."""
+    created_at: datetime
+    created_by: str
+    experiment_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TrainedVersion:
+    """A model version that an experiment gave, and how well it did."""
+
+    model: str
+    version: int
+    metrics: Json
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Experiment:
+    experiment_id: str
+    dataset: str
+    dataset_version: int
+    dataset_digest: str
+    model: str
+    spec: Json
+    """architecture, hyper_parameters, validation_strategy, code_commit."""
+    spec_digest: str
+    created_at: datetime
+    trained: tuple[TrainedVersion, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ServingSettings:
+    """What a deployment may say about how its version is served; None takes the server's default."""
+
+    engines: int | None = None
+    """Engine threads over all processes of the version; one core each."""
+    processes: int | None = None
+    max_queue_size: int | None = None
+    timeout_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """One version's share of a deployment, in basis points (10,000 is all)."""
+
+    name: str
+    version: int
+    weight_bp: int = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class DeploymentRevision:
+    """Desired state of one model at one time; `arms` empty means undeployed. Never changed, never deleted."""
+
+    id: int
+    """Counts over all models; prediction ids carry it."""
+    model: str
+    number: int
+    """Counts within the model: 1, 2, 3 ..."""
+    arms: tuple[Arm, ...]
+    settings: ServingSettings
+    action: str
+    """deploy, undeploy or rollback."""
+    reason: str
+    created_at: datetime
+    created_by: str
+    state: str = "pending"
+    """The newest event: pending, ready, failed, superseded, undeployed."""
+    state_reason: str = ""
+    ready_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Alias:
+    model: str
+    name: str
+    version: int
+    updated_at: datetime
+    updated_by: str
+
+
+@dataclass(frozen=True, slots=True)
+class AliasEvent:
+    model: str
+    alias: str
+    from_version: int | None
+    to_version: int | None
+    at: datetime
+    by: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class AuditEntry:
+    seq: int
+    at: datetime
+    actor: str
+    action: str
+    entity: str
+    detail: Json
+    prev_hash: str
+    hash: str
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[T]):
+    items: tuple[T, ...]
+    next_cursor: str | None = None
+
+
+# --------------------------------------------------------------------------- control -> worker
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerConfig:
+    """Everything a worker process needs to know; it reads no settings and no environment."""
+
+    worker_id: str
+    model: str
+    version: int
+    revision: int
+    package: Path
+    """Directory with the version's files."""
+    manifest: Manifest
+    """What the files must hash to."""
+    socket: Path
+    page: Path
+    engines: int
+    cpus: tuple[int, ...]
+    """Core of each engine, where the system can pin; empty: not pinned."""
+    max_queue_size: int
+    max_body_bytes: int
+    """Also the cap on what a compressed body unpacks to."""
+    memory_bytes: int | None
+    """Address-space limit (RLIMIT_AS)."""
+    drain_seconds: float
+    log_level: str
+    log_format: str
+    kill_point_file: Path | None = None
+
+
+# --------------------------------------------------------------------------- control -> gateways
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerAddress:
+    worker_id: str
+    socket: str
+    page: str
+    engines: int
+
+
+@dataclass(frozen=True, slots=True)
+class ServedVersion:
+    """A version that answers now, with everything a gateway needs to route to it and describe it."""
+
+    model: str
+    version: int
+    revision: int
+    """DeploymentRevision.id"""
+    arm: int
+    """Index into the revision's arms."""
+    weight_bp: int
+    signature: Signature
+    platform: str
+    workers: tuple[WorkerAddress, ...]
+    max_queue_size: int
+    timeout_seconds: float
+    labels: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelState:
+    """A deployed model that no version serves yet, and why."""
+
+    model: str
+    state: str
+    """LOADING or UNAVAILABLE."""
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class RoutingTable:
+    """What gateways route by. A newer `generation` replaces an older one whole."""
+
+    generation: int
+    versions: tuple[ServedVersion, ...] = ()
+    not_ready: tuple[ModelState, ...] = ()
