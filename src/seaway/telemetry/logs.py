@@ -1,0 +1,190 @@
+"""Log lines: one event a line on standard error, JSON for machines or text for people, from structlog and logging alike.
+
+What a caller sends can end up in a log line, so no field can begin a line of its own: everything that isn't printable
+is escaped in both formats, and long values are cut.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import sys
+import threading
+from collections import deque
+from collections.abc import MutableMapping
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Any, TextIO
+
+import structlog
+
+Event = MutableMapping[str, Any]
+
+_LONGEST_VALUE = 8_192
+_LONGEST_TRACEBACK = 32_768
+_FIRST = ("ts", "level", "event", "role")
+# Libraries that would write a line for each request; `request.finished` says it once, at debug level.
+_QUIET = ("uvicorn.access", "httpx", "httpcore")
+
+
+def configure(role: str, level: str = "info", format: str = "auto", *, stream: TextIO | None = None) -> None:
+    """Send every log line of this process to `stream` (standard error), as `format` says: json, text or auto.
+
+    Called once at the start of a process. `auto` is text on a terminal, else JSON. Give uvicorn ``log_config=None``,
+    so that its lines come this way too.
+    """
+    stream = stream or sys.stderr
+    number = logging.getLevelNamesMapping()[level.upper()]
+    as_text = format == "text" or (format == "auto" and stream.isatty())
+    structlog.configure(
+        processors=[
+            structlog.stdlib.PositionalArgumentsFormatter(),
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(number),
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(formatter(role, as_text=as_text))
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(number)
+    for name in ("uvicorn", "uvicorn.error", *_QUIET):
+        logger = logging.getLogger(name)
+        logger.handlers, logger.propagate = [], True
+        logger.setLevel(max(number, logging.WARNING) if name in _QUIET else logging.NOTSET)
+    logging.captureWarnings(capture=True)
+    sys.excepthook = _log_the_last_words
+    threading.excepthook = _log_a_thread_s_last_words
+
+
+def formatter(role: str, *, as_text: bool = False) -> logging.Formatter:
+    """What turns a log record, of structlog or of the standard library, into one line."""
+    return structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=[structlog.stdlib.ExtraAdder()],
+        processors=[_Complete(role), structlog.processors.format_exc_info, _text if as_text else _json],
+    )
+
+
+class LogRing:
+    """The last lines of a process, in memory, for `/api/logs`. Control owns one; any thread may add and read."""
+
+    def __init__(self, role: str, *, capacity: int = 2_000) -> None:
+        self._lines: deque[tuple[str | None, str]] = deque(maxlen=capacity)
+        self._lock = threading.Lock()
+        self.handler: logging.Handler = _RingHandler(self, role)
+        """Add it to the root logger after `configure`."""
+
+    def add(self, line: str, model: str | None = None) -> None:
+        """Keep one line; also for lines that other processes wrote."""
+        with self._lock:
+            self._lines.append((model, line))
+
+    def lines(self, *, model: str | None = None, n: int = 200) -> list[str]:
+        """The newest `n` lines, oldest first; only those about `model` when it is given."""
+        with self._lock:
+            kept = list(self._lines)
+        found = [line for about, line in kept if model is None or about == model]
+        return found[max(len(found) - n, 0) :]
+
+
+class _RingHandler(logging.Handler):
+    def __init__(self, ring: LogRing, role: str) -> None:
+        super().__init__()
+        self._ring = ring
+        self.setFormatter(formatter(role))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        line = self.format(record)
+        model = json.loads(line).get("model")
+        self._ring.add(line, model if isinstance(model, str) else None)
+
+
+# --------------------------------------------------------------------------- from a record to a line
+
+
+class _Complete:
+    """Adds what every line has: when, how bad, who, and the fields bound to the context."""
+
+    def __init__(self, role: str) -> None:
+        self._role = role
+
+    def __call__(self, logger: Any, method: str, event: Event) -> Event:
+        record: logging.LogRecord = event.pop("_record")
+        from_structlog: bool = event.pop("_from_structlog")
+        if not from_structlog:
+            event["logger"] = record.name
+            event["exc_info"] = record.exc_info
+        when = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        own = {"ts": when, "level": record.levelname.lower(), "event": event.pop("event", ""), "role": self._role}
+        bound = {**structlog.contextvars.get_contextvars(), **event}
+        return own | {name: value for name, value in bound.items() if name not in own}
+
+
+def _json(logger: Any, method: str, event: Event) -> str:
+    plain = {str(name): _plain(value, name == "exception") for name, value in event.items()}
+    # DEL is the one control character that JSON leaves alone.
+    return json.dumps(plain, ensure_ascii=True, allow_nan=False).replace("\x7f", "\\u007f")
+
+
+def _plain(value: Any, is_traceback: bool = False) -> Any:
+    """`value` as JSON can say it: no NaN, nothing endless, other types by their text."""
+    if value is None or isinstance(value, bool | int):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    if isinstance(value, dict):
+        return {str(name): _plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(item) for item in value]
+    return _cut(value if isinstance(value, str) else str(value), is_traceback)
+
+
+def _cut(text: str, is_traceback: bool = False) -> str:
+    """The beginning of a long text; the end of a long traceback, where the cause is."""
+    if is_traceback and len(text) > _LONGEST_TRACEBACK:
+        return "…" + text[-_LONGEST_TRACEBACK:]
+    return text if is_traceback or len(text) <= _LONGEST_VALUE else text[:_LONGEST_VALUE] + "…"
+
+
+def _text(logger: Any, method: str, event: Event) -> str:
+    """`2026-08-21T10:00:00.000Z info    gateway worker.ready model=iris`, and a traceback indented below."""
+    when, level, name, role = (event.pop(field) for field in _FIRST)
+    traceback = event.pop("exception", None)
+    fields = "".join(f" {_printable(str(field))}={_printable_value(value)}" for field, value in event.items())
+    line = f"{when} {level:<8} {role:<8} {_printable(_cut(str(name)))}{fields}"
+    if traceback is None:
+        return line
+    return "\n".join([line, *(f"    | {_printable(part)}" for part in _cut(str(traceback), True).split("\n"))])
+
+
+def _printable_value(value: Any) -> str:
+    text = _cut(str(value))
+    if text and not any(mark in text for mark in ' "=\\'):
+        return _printable(text)
+    quoted = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{_printable(quoted)}"'
+
+
+def _printable(text: str) -> str:
+    """`text` with everything that could move a cursor, end a line or turn its direction escaped."""
+    if text.isprintable():
+        return text
+    return "".join(mark if mark.isprintable() else ascii(mark)[1:-1] for mark in text)
+
+
+# --------------------------------------------------------------------------- exceptions that nobody caught
+
+
+def _log_the_last_words(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+    if issubclass(kind, KeyboardInterrupt):
+        return
+    structlog.get_logger().critical("process.crashed", exc_info=(kind, error, traceback))
+
+
+def _log_a_thread_s_last_words(args: threading.ExceptHookArgs) -> None:
+    if args.exc_value is not None and not issubclass(args.exc_type, SystemExit):
+        name = args.thread.name if args.thread else ""
+        structlog.get_logger().critical("thread.crashed", thread=name, exc_info=args.exc_value)
