@@ -6,6 +6,7 @@ names), default.
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any, Literal
@@ -65,6 +66,32 @@ class Settings(BaseSettings):
     def url(self) -> str:
         """The registry's SQLAlchemy URL."""
         return self.database_url or f"sqlite:///{self.home.resolve() / 'seaway.db'}"
+
+    @property
+    def log_file(self) -> Path:
+        """Where every process also writes its log lines, as JSON; /api/logs reads it."""
+        return self.home.resolve() / "logs" / "seaway.jsonl"
+
+    def to_json(self) -> bytes:
+        """For the children of the launcher, secrets included; the file is readable by this user only."""
+        values = self.model_dump(mode="json")
+        values["home"] = str(self.home.resolve())
+        values["api_key"] = self.api_key.get_secret_value() if self.api_key else None
+        return json.dumps(values).encode()
+
+    @classmethod
+    def from_json(cls, path: Path) -> Settings:
+        """Called in control and gateways: exactly what the launcher had, whatever environment and files say now."""
+        return cls.model_validate_json(path.read_bytes())
+
+
+def child_environment(*, worker: bool) -> dict[str, str]:
+    """What a child process inherits. A worker runs somebody's model: it gets no secret, and no thread pool of its own."""
+    environment = dict(os.environ)
+    if worker:
+        environment = {name: value for name, value in environment.items() if not name.startswith("SEAWAY_")}
+        environment |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    return environment
 
 
 def load_settings(**flags: Any) -> Settings:

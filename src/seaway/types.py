@@ -237,6 +237,7 @@ class WorkerConfig:
     drain_seconds: float
     log_level: str
     log_format: str
+    log_file: Path | None = None
     kill_point_file: Path | None = None
 
 
@@ -287,3 +288,5 @@ class RoutingTable:
     generation: int
     versions: tuple[ServedVersion, ...] = ()
     not_ready: tuple[ModelState, ...] = ()
+    started: bool = False
+    """True once every deployment found at the start was ready or had failed; readiness waits for it."""

@@ -1,0 +1,1 @@
+"""Desired state (registry rows) to actual state (processes and a routing table)."""

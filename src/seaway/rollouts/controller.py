@@ -1,0 +1,365 @@
+"""The reconcile loop: compares the registry's rows with the running workers and carries out `plan`.
+
+Level-triggered: every pass looks at everything again, so a pass that was interrupted anywhere, also by the death of
+this process, is made good by the next one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from seaway import faults
+from seaway.config import Settings
+from seaway.errors import SeawayError
+from seaway.registry import ArtifactStore, Registry
+from seaway.rollouts.gateways import GatewayHub
+from seaway.rollouts.plan import Goal, Health, Phase, Plan, Target, plan
+from seaway.rollouts.workers import Death, Worker, WorkerFleet
+from seaway.serving import process
+from seaway.types import (
+    DeploymentRevision,
+    ModelState,
+    ModelVersion,
+    RoutingTable,
+    ServedVersion,
+    ServingSettings,
+    WorkerAddress,
+    WorkerConfig,
+)
+
+log = structlog.get_logger()
+
+_PASS_SECONDS = 1.0
+_FAST_DEATH_SECONDS = 1.0
+_SETTLED = {"ready", "failed", "superseded", "undeployed"}
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What the registry says about one model: the newest revision, and the one that served before it."""
+
+    desired: DeploymentRevision
+    fallback: DeploymentRevision | None
+
+
+@dataclass(slots=True)
+class Spent:
+    """What the dead workers of a version have used: counters must not go backwards when one dies."""
+
+    cpu_seconds: float = 0.0
+    restarts: int = 0
+
+
+class Controller:
+    """Control's heart. Lives on control's event loop; `registry` calls run in threads."""
+
+    def __init__(self, settings: Settings, registry: Registry, artifacts: ArtifactStore, run: Path) -> None:
+        self._settings = settings
+        self._registry = registry
+        self._artifacts = artifacts
+        self._run = run
+        self._loop = asyncio.get_running_loop()
+        self._woken = asyncio.Event()
+        self._moved = asyncio.Condition()
+        self.fleet = WorkerFleet(run / "launcher.sock", changed=self._woken.set, died=self._on_death)
+        self.gateways = GatewayHub(run, expected=settings.gateways, replace=self.fleet.replace_gateway)
+        self._wishes: dict[str, Wish] = {}
+        self._versions: dict[tuple[str, int], ModelVersion] = {}
+        self._health: dict[int, Health] = {}
+        self._reasons: dict[str, str] = {}
+        self._serving: dict[str, int] = {}
+        self._warm_until: dict[int, float] = {}
+        self.spent: dict[tuple[str, int], Spent] = {}
+        self._cpus = process.available_cpus()
+        self._ids = itertools.count(1)
+        self._started = False
+        self._announced = False
+
+    # ------------------------------------------------------------------ the loop
+
+    async def run(self) -> None:
+        """Reconcile until the launcher is gone."""
+        await self.gateways.start()
+        launcher_gone = await self.fleet.connect()
+        self._serving = {served.model: served.revision for served in self.gateways.table.versions}
+        if self._serving:
+            await self.gateways.wait_for_gateways(2.0)
+        while not launcher_gone.done():
+            self._woken.clear()
+            delay = _PASS_SECONDS
+            try:
+                await self._read_wishes()
+                delay = await self._reconcile()
+            except SeawayError as error:
+                log.warning("control.registry_unreachable", reason=str(error))
+            async with self._moved:
+                self._moved.notify_all()
+            try:
+                async with asyncio.timeout(delay):
+                    await self._woken.wait()
+            except TimeoutError:
+                continue
+
+    def wake(self) -> None:
+        """Reconcile now; from any thread."""
+        self._loop.call_soon_threadsafe(self._woken.set)
+
+    async def _read_wishes(self) -> None:
+        rows = await asyncio.to_thread(self._registry.desired)
+        wishes: dict[str, Wish] = {}
+        for desired in rows:
+            previous = self._wishes.get(desired.model)
+            if previous and previous.desired.id != desired.id and previous.desired.state == "pending":
+                await self._record(previous.desired.id, "superseded", f"Revision {desired.number} came before it was ready.")
+            fallback = None
+            if desired.arms and desired.ready_at is None:
+                fallback = await asyncio.to_thread(self._registry.last_ready, desired.model)
+            wishes[desired.model] = Wish(desired, fallback)
+            for revision in (desired, fallback):
+                for arm in revision.arms if revision else ():
+                    await self._version(desired.model, arm.version)
+        self._wishes = wishes
+
+    async def _version(self, model: str, version: int) -> ModelVersion:
+        key = (model, version)
+        if key not in self._versions:
+            self._versions[key] = await asyncio.to_thread(self._registry.get_model_version, model, version)
+        return self._versions[key]
+
+    async def _reconcile(self) -> float:
+        """One pass over all models; the seconds until the next is due."""
+        now = time.monotonic()
+        plans = {model: self._plan(model, wish, now) for model, wish in self._wishes.items()}
+        for model, step in plans.items():
+            if step.fail is not None:
+                await self._record(self._wishes[model].desired.id, "failed", step.fail)
+                self._woken.set()
+            for revision in step.start:
+                self._start_worker(model, revision)
+            self._reasons[model] = step.reason
+        serving = {model: step.serve for model, step in plans.items() if step.serve is not None}
+        self._started = self._started or self._all_settled(plans)
+        table = self._table(serving)
+        if _content(table) != _content(self.gateways.table):
+            faults.point("publish.before")
+            await self.gateways.publish(table)
+            faults.point("publish.after")
+        if not self._announced and self.gateways.links:
+            self._announced = True
+            self.fleet.announce_serving()
+        await self._after_publish(serving, plans)
+        wakes = [step.wake_at - now for step in plans.values() if step.wake_at is not None]
+        return max(0.01, min([_PASS_SECONDS, *wakes]))
+
+    def _plan(self, model: str, wish: Wish, now: float) -> Plan:
+        views = [worker.view for worker in self.fleet.workers.values() if worker.config.model == model]
+        goal = Goal(
+            self._target(wish.desired) if wish.desired.arms else None,
+            self._target(wish.fallback) if wish.fallback else None,
+        )
+        return plan(
+            goal, views, self._health,
+            serving=self._serving.get(model), now=now, load_seconds=self._settings.load_seconds,
+        )  # fmt: skip
+
+    def _target(self, revision: DeploymentRevision) -> Target:
+        version = self._versions[revision.model, revision.arms[0].version]
+        settings = self._effective(revision, version)
+        failed = revision.state == "failed" and revision.ready_at is None
+        return Target(revision.id, settings.processes or 1, revision.ready_at is not None, failed)
+
+    def _all_settled(self, plans: dict[str, Plan]) -> bool:
+        """Whether every model has come to serve, to have failed, or to nothing."""
+        for model, step in plans.items():
+            desired = self._wishes[model].desired
+            if desired.arms and step.serve is None and desired.state != "failed" and not step.reason:
+                return False
+        return True
+
+    async def _after_publish(self, serving: dict[str, int], plans: dict[str, Plan]) -> None:
+        """Gateways route by the new table: write down what became of the revisions, let the old workers go."""
+        now = time.monotonic()
+        for model, wish in self._wishes.items():
+            before, after = self._serving.get(model), serving.get(model)
+            desired = wish.desired
+            if after == desired.id and self._ready_workers(desired.id) and desired.state != "ready":
+                await self._record(desired.id, "ready", "")
+            if before is not None and before != after:
+                if after is not None:
+                    self._warm_until[before] = now + self._settings.warm_seconds
+                    await self._record(before, "superseded", f"Revision {desired.number} replaced it.")
+                log.info("rollout.switched", model=model, from_revision=before, to_revision=after)
+            if not desired.arms and desired.state == "pending":
+                await self._record(desired.id, "undeployed", "")
+        self._serving = serving
+        drained = [worker_id for step in plans.values() for worker_id in step.drain if not self._kept_warm(worker_id, now)]
+        orphans = [w.config.worker_id for w in self.fleet.workers.values() if w.config.model not in plans]
+        for worker_id in [*drained, *orphans]:
+            self.fleet.drain(worker_id)
+        if drained:
+            faults.point("drain.sent")
+        overdue = [
+            worker.config.worker_id
+            for worker in self.fleet.workers.values()
+            if worker.drain_at is not None and now - worker.drain_at > self._settings.drain_seconds + 2
+        ]
+        for worker_id in {*overdue, *(worker_id for step in plans.values() for worker_id in step.kill)}:
+            self.fleet.kill(worker_id)
+
+    def _kept_warm(self, worker_id: str, now: float) -> bool:
+        return self._warm_until.get(self.fleet.workers[worker_id].config.revision, 0.0) > now
+
+    def _ready_workers(self, revision: int) -> list[Worker]:
+        workers = self.fleet.workers.values()
+        return [worker for worker in workers if worker.config.revision == revision and worker.phase is Phase.READY]
+
+    async def _record(self, revision_id: int, state: str, reason: str) -> None:
+        await asyncio.to_thread(self._registry.record_deployment_event, revision_id, state, reason)
+        log.info("deployment." + state, revision=revision_id, reason=reason)
+        for model, wish in self._wishes.items():
+            if wish.desired.id == revision_id:
+                fresh = await asyncio.to_thread(self._registry.get_revision, revision_id)
+                self._wishes[model] = replace(wish, desired=fresh)
+
+    # ------------------------------------------------------------------ workers
+
+    def _effective(self, revision: DeploymentRevision, version: ModelVersion) -> ServingSettings:
+        """What the deployment says, else the package, else the server."""
+        package = version.spec.get("serving") or {}
+        asked = revision.settings
+        engines = asked.engines or package.get("engines") or self._settings.engines or len(self._cpus)
+        return ServingSettings(
+            engines=engines,
+            processes=min(asked.processes or package.get("processes") or 1, engines),
+            max_queue_size=asked.max_queue_size or package.get("max_queue_size") or self._settings.max_queue_size,
+            timeout_seconds=asked.timeout_seconds or package.get("timeout_seconds") or self._settings.timeout_seconds,
+        )
+
+    def _start_worker(self, model: str, revision_id: int) -> None:
+        wish = self._wishes[model]
+        revision = next(r for r in (wish.desired, wish.fallback) if r is not None and r.id == revision_id)
+        version = self._versions[model, revision.arms[0].version]
+        settings = self._effective(revision, version)
+        processes = settings.processes or 1
+        number = sum(1 for worker in self.fleet.workers.values() if worker.config.revision == revision_id)
+        engines = max(1, (settings.engines or 1) // processes)
+        first = number % processes * engines
+        worker_id = f"w{os.getpid()}-{next(self._ids)}"
+        self.fleet.start(
+            WorkerConfig(
+                worker_id=worker_id, model=model, version=version.version, revision=revision_id,
+                package=self._artifacts.path(version.digest), manifest=version.manifest,
+                socket=self._run / f"{worker_id}.sock", page=self._run / f"{worker_id}.page",
+                engines=engines,
+                cpus=tuple(self._cpus[(first + i) % len(self._cpus)] for i in range(engines)),
+                max_queue_size=settings.max_queue_size or 1,
+                max_body_bytes=self._settings.max_body_bytes,
+                memory_bytes=self._settings.worker_memory_bytes or int(process.total_memory_bytes() * 0.8),
+                drain_seconds=self._settings.drain_seconds,
+                log_level=self._settings.log_level, log_format=self._settings.log_format,
+                log_file=self._settings.log_file, kill_point_file=self._settings.kill_point_file,
+            )
+        )  # fmt: skip
+        log.info("worker.starting", worker=worker_id, model=model, version=version.version, revision=revision_id)
+
+    def _on_death(self, death: Death) -> None:
+        """Keep the books of a worker that ended. Called on the event loop."""
+        worker, now = death.worker, time.monotonic()
+        spent = self.spent.setdefault((worker.config.model, worker.config.version), Spent())
+        spent.cpu_seconds += worker.cpu_seconds
+        if worker.phase is Phase.DRAINING:
+            return
+        revision = worker.config.revision
+        before = self._health.get(revision, Health())
+        young = worker.ready_at is None or now - worker.ready_at < _FAST_DEATH_SECONDS or not worker.answered
+        reason = worker.reason or death.sentence
+        self._health[revision] = Health(before.bad_deaths + 1 if young else 0, now, reason)
+        spent.restarts += 1
+        log.warning(
+            "worker.died", worker=worker.config.worker_id, model=worker.config.model, status=death.status, reason=reason
+        )
+
+    # ------------------------------------------------------------------ what gateways and people see
+
+    def _table(self, serving: dict[str, int]) -> RoutingTable:
+        served = [self._served(model, revision) for model, revision in sorted(serving.items())]
+        names = {model for model, wish in self._wishes.items() if wish.desired.arms} - serving.keys()
+        waiting = [self._model_state(model) for model in sorted(names)]
+        return RoutingTable(self.gateways.table.generation + 1, tuple(served), tuple(waiting), started=self._started)
+
+    def _model_state(self, model: str) -> ModelState:
+        desired = self._wishes[model].desired
+        reason = desired.state_reason if desired.state == "failed" else self._reasons.get(model, "")
+        return ModelState(model, "UNAVAILABLE" if reason else "LOADING", reason)
+
+    def _served(self, model: str, revision_id: int) -> ServedVersion:
+        wish = self._wishes[model]
+        revision = next(r for r in (wish.desired, wish.fallback) if r is not None and r.id == revision_id)
+        version = self._versions[model, revision.arms[0].version]
+        settings = self._effective(revision, version)
+        workers = sorted(self._ready_workers(revision_id), key=lambda worker: worker.config.worker_id)
+        return ServedVersion(
+            model=model, version=version.version, revision=revision_id, arm=0, weight_bp=10_000,
+            signature=version.signature, platform=version.platform,
+            workers=tuple(_addresses(workers)),
+            max_queue_size=settings.max_queue_size or 1,
+            timeout_seconds=settings.timeout_seconds or self._settings.timeout_seconds,
+        )  # fmt: skip
+
+    async def settled(self, revision_id: int, timeout_seconds: float) -> DeploymentRevision:
+        """The revision once it is ready, failed or replaced; or as it is when the time is over."""
+        deadline = time.monotonic() + timeout_seconds
+        while True:
+            revision = await asyncio.to_thread(self._registry.get_revision, revision_id)
+            left = deadline - time.monotonic()
+            if revision.state in _SETTLED or left <= 0:
+                return revision
+            try:
+                async with asyncio.timeout(left), self._moved:
+                    await self._moved.wait()
+            except TimeoutError:
+                continue
+
+    def live(self) -> dict[str, Any]:
+        """What runs now, for people."""
+        models: dict[str, Any] = {}
+        for model, wish in self._wishes.items():
+            workers = [_describe(worker) for worker in self.fleet.workers.values() if worker.config.model == model]
+            serving = next((served for served in self.gateways.table.versions if served.model == model), None)
+            state = "READY" if serving else "UNDEPLOYED" if not wish.desired.arms else self._model_state(model).state
+            models[model] = {
+                "state": state,
+                "version": serving.version if serving else None,
+                "revision": serving.revision if serving else None,
+                "reason": self._model_state(model).reason if wish.desired.arms else "",
+                "workers": workers,
+            }
+        return {"models": models, "gateways": self.gateways.describe(), "generation": self.gateways.table.generation}
+
+
+def _addresses(workers: Iterable[Worker]) -> Iterable[WorkerAddress]:
+    for worker in workers:
+        config = worker.config
+        yield WorkerAddress(config.worker_id, str(config.socket), str(config.page), config.engines)
+
+
+def _content(table: RoutingTable) -> RoutingTable:
+    return replace(table, generation=0)
+
+
+def _describe(worker: Worker) -> dict[str, Any]:
+    config = worker.config
+    return {
+        "worker_id": config.worker_id, "pid": worker.pid, "version": config.version, "revision": config.revision,
+        "phase": str(worker.phase), "engines": config.engines, "answered": worker.answered,
+        "memory_bytes": process.proportional_memory_bytes(worker.pid) if worker.pid else None,
+    }  # fmt: skip

@@ -1,0 +1,80 @@
+"""A worker's shared page: how much waits, and which request each engine runs, readable after the worker's death.
+
+Written by the worker only, read by every gateway. 8-byte words: queued, running, average run time in ns, then two
+words for each engine: gateway index + 1 (0: idle) and request id. The id is stored before the index and the index
+cleared first, so a reader never takes a half-written slot for a running request.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from pathlib import Path
+
+_QUEUED, _RUNNING, _RUN_NS, _FIRST = 0, 1, 2, 8
+
+
+class WorkerPage:
+    """One worker's page; `create` in the worker, `attach` in a gateway."""
+
+    def __init__(self, path: Path, *, create: bool, engines: int) -> None:
+        size = 8 * (_FIRST + 2 * engines)
+        flags = os.O_RDWR | (os.O_CREAT | os.O_TRUNC if create else 0)
+        fd = os.open(path, flags, 0o600)
+        try:
+            if create:
+                os.ftruncate(fd, size)
+            self._map = mmap.mmap(fd, size)
+        finally:
+            os.close(fd)
+        self._words = memoryview(self._map).cast("Q")
+        self._engines = engines
+
+    @classmethod
+    def create(cls, path: Path, *, engines: int) -> WorkerPage:
+        """A new, empty page. Called in the worker."""
+        return cls(path, create=True, engines=engines)
+
+    @classmethod
+    def attach(cls, path: Path, *, engines: int) -> WorkerPage:
+        """An existing worker's page. Called in gateways and control; raises OSError when the worker never made it."""
+        return cls(path, create=False, engines=engines)
+
+    def close(self) -> None:
+        self._words.release()
+        self._map.close()
+
+    @property
+    def load(self) -> int:
+        """Requests that wait or run in the worker, from all gateways."""
+        return self._words[_QUEUED] + self._words[_RUNNING]
+
+    @property
+    def queued(self) -> int:
+        return self._words[_QUEUED]
+
+    @property
+    def busy_engines(self) -> int:
+        return sum(1 for engine in range(self._engines) if self._words[_FIRST + 2 * engine])
+
+    def publish(self, *, queued: int, running: int, run_ns: int) -> None:
+        """Store the worker's load. Called in the worker."""
+        self._words[_QUEUED] = queued
+        self._words[_RUNNING] = running
+        self._words[_RUN_NS] = run_ns
+
+    def begin(self, engine: int, gateway: int, request_id: int) -> None:
+        """Note that `engine` runs a request. Called in the worker's engine thread."""
+        at = _FIRST + 2 * engine
+        self._words[at + 1] = request_id
+        self._words[at] = gateway + 1
+
+    def end(self, engine: int) -> None:
+        """Note that `engine` is idle. Called in the worker's engine thread."""
+        self._words[_FIRST + 2 * engine] = 0
+
+    def running(self, gateway: int) -> set[int]:
+        """Ids of the requests of `gateway` that engines run, or ran when the worker died."""
+        words = self._words
+        slots = range(_FIRST, _FIRST + 2 * self._engines, 2)
+        return {words[at + 1] for at in slots if words[at] == gateway + 1}

@@ -1,0 +1,255 @@
+"""A gateway's side of one served version: connections to its workers, and the requests that wait for an answer.
+
+The body of an unanswered request is kept here. When a worker dies, the requests that its engines ran are answered
+WorkerLost (one of them may have killed it); the others go once to another worker, or wait for the replacement within
+their deadline.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import structlog
+
+from seaway.errors import DeadlineExceeded, Overloaded, SeawayError, WorkerLost, from_code
+from seaway.serving import messages
+from seaway.serving.page import WorkerPage
+from seaway.types import ServedVersion, WorkerAddress
+
+log = structlog.get_logger()
+
+
+class Rerouted(SeawayError):
+    """The version was retired before this request reached a worker; the caller chooses again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A worker's answer: what it says, and the bytes to send on."""
+
+    answer: messages.Answer
+    body: bytes
+
+
+@dataclass(slots=True, eq=False)
+class Call:
+    """A request on its way. `future` gives a Result, or raises a SeawayError."""
+
+    request_id: int
+    deadline_ns: int
+    meta: messages.Predict
+    body: bytes
+    future: asyncio.Future[Result]
+    channel: Channel | None = None
+    timer: asyncio.TimerHandle | None = None
+    retried: bool = False
+
+    def fail(self, error: SeawayError) -> None:
+        if not self.future.done():
+            self.future.set_exception(error)
+
+
+class Channel(asyncio.Protocol):
+    """The stream to one worker process."""
+
+    def __init__(self, address: WorkerAddress, gateway: int, lost: Callable[[Channel], None]) -> None:
+        self.address = address
+        self.calls: dict[int, Call] = {}
+        self.page = WorkerPage.attach(Path(address.page), engines=address.engines)
+        self._gateway = gateway
+        self._lost = lost
+        self._reader = messages.FrameReader()
+        self._transport: asyncio.Transport | None = None
+        self.retiring = False
+
+    @property
+    def load(self) -> int:
+        """Requests in the worker, as far as known: its own count lags behind what this gateway has just sent."""
+        return max(self.page.load, len(self.calls))
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - a Unix stream; narrows the type
+        transport.set_write_buffer_limits(high=1 << 24)
+        self._transport = transport
+        transport.write(messages.pack(messages.HELLO, messages.Hello(self._gateway)))
+
+    def send(self, call: Call) -> None:
+        if self._transport is None:
+            return
+        self.calls[call.request_id] = call
+        call.channel = self
+        head = messages.pack(
+            messages.PREDICT, call.meta,
+            request_id=call.request_id, deadline_ns=call.deadline_ns, size=len(call.body),
+        )  # fmt: skip
+        self._transport.writelines([head, call.body])
+
+    def cancel(self, call: Call) -> None:
+        """Forget a call and tell the worker that nobody waits for it."""
+        if self.calls.pop(call.request_id, None) is not None and self._transport is not None:
+            self._transport.write(messages.pack(messages.CANCEL, request_id=call.request_id))
+        self._close_if_done()
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            for frame in self._reader.feed(data):
+                if frame.kind == messages.ANSWER:
+                    self._settle(frame)
+        except (messages.FrameTooLarge, msgspec.DecodeError) as error:
+            log.error("gateway.worker_stream_broken", worker=self.address.worker_id, reason=str(error))  # noqa: TRY400
+            self.close()
+        self._close_if_done()
+
+    def _settle(self, frame: messages.Frame) -> None:
+        call = self.calls.pop(frame.request_id, None)
+        if call is None or call.future.done():
+            return
+        answer = messages.decode_answer(frame.meta)
+        if answer.error is None:
+            call.future.set_result(Result(answer, bytes(frame.body)))
+            return
+        error = from_code(*answer.error)
+        if isinstance(error, Overloaded):
+            error.retry_after_seconds = answer.retry_after_seconds
+        call.future.set_exception(error)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        self._lost(self)
+        self.page.close()
+
+    def running(self) -> set[int]:
+        """This gateway's requests that an engine had begun."""
+        return self.page.running(self._gateway)
+
+    def retire(self) -> None:
+        """Close as soon as nothing is under way."""
+        self.retiring = True
+        self._close_if_done()
+
+    def _close_if_done(self) -> None:
+        if self.retiring and not self.calls:
+            self.close()
+
+    def close(self) -> None:
+        if self._transport is not None:
+            self._transport.close()
+
+
+class Pool:
+    """The workers of one served version, as one gateway sees them."""
+
+    def __init__(self, served: ServedVersion, gateway: int) -> None:
+        self.served = served
+        self._gateway = gateway
+        self._channels: dict[str, Channel] = {}
+        self._pending: deque[Call] = deque()
+        self._retired = False
+
+    @property
+    def in_flight(self) -> int:
+        return len(self._pending) + sum(len(channel.calls) for channel in self._channels.values())
+
+    async def update(self, served: ServedVersion) -> None:
+        """Connect to new workers and let go of those that `served` no longer names."""
+        self.served = served
+        wanted = {address.worker_id: address for address in served.workers}
+        for worker_id, channel in list(self._channels.items()):
+            if worker_id not in wanted:
+                del self._channels[worker_id]
+                channel.retire()
+        loop = asyncio.get_running_loop()
+        for worker_id, address in wanted.items():
+            if worker_id in self._channels:
+                continue
+            try:
+                _, channel = await loop.create_unix_connection(
+                    lambda address=address: Channel(address, self._gateway, self._on_lost), address.socket  # type: ignore[misc]
+                )
+            except OSError as error:
+                # It died after control published it; control sees that too and publishes again.
+                log.warning("gateway.worker_unreachable", worker=worker_id, reason=str(error))
+                continue
+            self._channels[worker_id] = channel
+        self._flush()
+
+    def retire(self) -> None:
+        """No new requests: what runs finishes, what no worker has seen goes elsewhere."""
+        self._retired = True
+        for channel in self._channels.values():
+            channel.retire()
+        self._channels.clear()
+        while self._pending:
+            self._pending.popleft().fail(Rerouted("The version was replaced."))
+
+    def submit(self, call: Call) -> None:
+        """Send to the least loaded worker; without one, wait for the replacement. Raises Rerouted or Overloaded."""
+        if self._retired:
+            raise Rerouted("The version was replaced.")
+        if not self._channels:
+            if len(self._pending) >= self.served.max_queue_size:
+                raise Overloaded(f"{len(self._pending)} requests wait for {self.served.model} already; retry later.")
+            self._pending.append(call)
+        else:
+            self._least_loaded().send(call)
+        delay = (call.deadline_ns - time.monotonic_ns()) / 1e9
+        call.timer = asyncio.get_running_loop().call_later(delay, self._expire, call)
+        call.future.add_done_callback(lambda _: call.timer.cancel() if call.timer else None)
+
+    def cancel(self, call: Call) -> None:
+        """The caller left or ran out of time: forget the call wherever it is."""
+        if call.channel is not None:
+            call.channel.cancel(call)
+        else:
+            with contextlib.suppress(ValueError):
+                self._pending.remove(call)
+
+    def _expire(self, call: Call) -> None:
+        self.cancel(call)
+        call.fail(DeadlineExceeded("The request's time was over before its answer came."))
+
+    def _least_loaded(self) -> Channel:
+        channels = list(self._channels.values())
+        return channels[0] if len(channels) == 1 else min(channels, key=lambda channel: channel.load)
+
+    def _flush(self) -> None:
+        while self._pending and self._channels:
+            call = self._pending.popleft()
+            if not call.future.done():
+                self._least_loaded().send(call)
+
+    def _on_lost(self, channel: Channel) -> None:
+        """A worker's stream ended: answer what it ran, give the rest to others. Called by the event loop."""
+        if self._channels.get(channel.address.worker_id) is channel:
+            del self._channels[channel.address.worker_id]
+        if not channel.calls:
+            return
+        running = channel.running()
+        again: list[Call] = []
+        for call in channel.calls.values():
+            call.channel = None
+            if call.request_id in running or call.retried:
+                call.fail(
+                    WorkerLost(
+                        f"The worker process of {self.served.model} died while it ran this request; "
+                        "it is not tried again in case the request is the cause."
+                    )
+                )
+            elif self._retired:
+                call.fail(Rerouted("The version was replaced."))
+            else:
+                call.retried = True
+                again.append(call)
+        log.warning(
+            "gateway.worker_lost", worker=channel.address.worker_id, lost=len(channel.calls) - len(again), retried=len(again)
+        )
+        channel.calls.clear()
+        self._pending.extendleft(reversed(again))
+        self._flush()

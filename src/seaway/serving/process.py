@@ -1,0 +1,78 @@
+"""What a Seaway process asks of the operating system; each request is skipped where the system doesn't have it."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+import signal
+import sys
+
+_PR_SET_PDEATHSIG = 1
+
+
+def die_with_parent(parent_pid: int) -> None:
+    """Called first in a child: the kernel kills this process when its parent dies (Linux only).
+
+    The parent may have died before the request took effect, so its pid is compared afterwards.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent_pid:
+        os._exit(1)
+
+
+def available_cpus() -> tuple[int, ...]:
+    """The cores this process may run on, no more of them than the cgroup's CPU quota pays for."""
+    if not hasattr(os, "sched_getaffinity"):
+        return tuple(range(os.cpu_count() or 1))
+    cpus = tuple(sorted(os.sched_getaffinity(0)))
+    quota = _cgroup_cpus()
+    return cpus if quota is None else cpus[: max(1, int(quota))]
+
+
+def _cgroup_cpus() -> float | None:
+    """Cores' worth of CPU time that the cgroup (version 2, else 1) grants; None: no limit."""
+    try:
+        with open("/sys/fs/cgroup/cpu.max") as file:  # noqa: PTH123 - a pseudo file, read before pathlib is worth importing
+            quota, period = file.read().split()
+        return None if quota == "max" else int(quota) / int(period)
+    except (OSError, ValueError):
+        pass  # not version 2
+    try:
+        with open("/sys/fs/cgroup/cpu/cpu.cfs_quota_us") as file:  # noqa: PTH123
+            granted = int(file.read())
+        with open("/sys/fs/cgroup/cpu/cpu.cfs_period_us") as file:  # noqa: PTH123
+            return granted / int(file.read()) if granted > 0 else None
+    except (OSError, ValueError):
+        return None
+
+
+def pin_thread(cpu: int) -> None:
+    """Bind the calling thread to one core, where the system can (Linux)."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {cpu})
+
+
+def limit_memory(limit_bytes: int | None) -> None:
+    """Cap the address space, so that a model that asks for too much gets an error instead of the OOM killer."""
+    if limit_bytes is not None and sys.platform == "linux":
+        resource.setrlimit(resource.RLIMIT_AS, (limit_bytes, limit_bytes))
+
+
+def total_memory_bytes() -> int:
+    """Physical memory of the machine."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def proportional_memory_bytes(pid: int) -> int | None:
+    """A process's share of memory (PSS, shared pages divided); resident size where PSS can't be read; None when gone."""
+    for name, key in (("smaps_rollup", "Pss:"), ("status", "VmRSS:")):
+        try:
+            with open(f"/proc/{pid}/{name}") as file:  # noqa: PTH123
+                for line in file:
+                    if line.startswith(key):
+                        return int(line.split()[1]) * 1024
+        except OSError:
+            continue
+    return None

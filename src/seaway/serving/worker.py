@@ -1,0 +1,418 @@
+"""The worker process: one model version, one bounded queue, one engine thread per core.
+
+The main thread does the I/O: it reads frames from gateways into the queue, refuses what the queue can't hold,
+enforces deadlines, and talks to control. Engine threads take one request at a time and do everything else: decode,
+validate, preprocess, run, postprocess, encode, send. The hop back needs no other thread unless a socket is full.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import selectors
+import signal
+import socket
+import sys
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+import structlog
+
+from seaway import faults
+from seaway.errors import Cancelled, DeadlineExceeded, InferenceFailed, Overloaded, SeawayError, Unavailable
+from seaway.packages.manifest import verify
+from seaway.runtimes.base import RunHandle
+from seaway.serving import messages, process
+from seaway.serving.page import WorkerPage
+from seaway.serving.predictor import Payload, Predictor, Reply
+from seaway.types import WorkerConfig
+
+log = structlog.get_logger()
+
+STUCK_SECONDS = 5.0
+"""An engine that ignores its deadline this long can't be saved: the process ends and is replaced."""
+_READ_BYTES = 1 << 18
+_TICK_SECONDS = 0.05
+
+
+@dataclass(slots=True, eq=False)
+class Connection:
+    """One gateway's (or control's) stream. Engine threads send on it directly; what doesn't fit waits in `outbox`."""
+
+    sock: socket.socket
+    reader: messages.FrameReader
+    index: int | None = None
+    requests: dict[int, Request] = field(default_factory=dict)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    outbox: deque[memoryview] = field(default_factory=deque)
+    closed: bool = False
+
+    def send(self, parts: list[messages.Buffer]) -> bool:
+        """Send, or keep for later, all of `parts`. True when the I/O thread has to go on with it."""
+        with self.lock:
+            if self.closed:
+                return False
+            if not self.outbox:
+                parts = self._send_now(parts)
+            self.outbox.extend(memoryview(part).cast("B") for part in parts)
+            return bool(self.outbox)
+
+    def flush(self) -> bool:
+        """Send what waits; called by the I/O thread when the socket takes more. True when something still waits."""
+        with self.lock:
+            rest = self._send_now(list(self.outbox))
+            self.outbox = deque(memoryview(part).cast("B") for part in rest)
+            return bool(self.outbox)
+
+    def _send_now(self, parts: list[Any]) -> list[Any]:
+        """What of `parts` the socket didn't take."""
+        while parts:
+            try:
+                sent = self.sock.sendmsg(parts[:512])
+            except (BlockingIOError, InterruptedError):
+                return parts
+            except OSError:
+                # The peer is gone; the I/O thread sees the end of the stream and cancels its requests.
+                return []
+            while parts and sent >= len(memoryview(parts[0]).cast("B")):
+                sent -= len(memoryview(parts[0]).cast("B"))
+                parts = parts[1:]
+            if sent:
+                parts = [memoryview(parts[0]).cast("B")[sent:], *parts[1:]]
+        return []
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """A prediction that waits or runs here."""
+
+    connection: Connection
+    request_id: int
+    deadline_ns: int
+    arrived_ns: int
+    meta: messages.Predict
+    body: bytes | memoryview
+    cancelled: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class Engine:
+    """One engine thread's view: what it runs now, and the handle that stops it."""
+
+    number: int
+    handle: RunHandle
+    current: Request | None = None
+    terminated_ns: int = 0
+
+
+class Worker:
+    """Serves one version until told to drain. `run` returns the exit status of the process."""
+
+    def __init__(self, config: WorkerConfig) -> None:
+        self._config = config
+        self._page = WorkerPage.create(config.page, engines=config.engines)
+        self._queue: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
+        self._selector = selectors.DefaultSelector()
+        self._connections: set[Connection] = set()
+        self._engines: list[Engine] = []
+        self._phase, self._reason = "starting", ""
+        self._draining_since: float | None = None
+        self._answered = 0
+        self._run_ns = 0
+        self._woken, self._waker = socket.socketpair()
+        self._unsent: deque[Connection] = deque()
+
+    # ------------------------------------------------------------------ life
+
+    def run(self) -> int:
+        """Listen, load in the background, serve until drained. Called in the main thread."""
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        listener.bind(str(self._config.socket))
+        listener.listen(64)
+        for sock in (listener, self._woken, self._waker):
+            sock.setblocking(False)
+        self._selector.register(listener, selectors.EVENT_READ, self._accept)
+        self._selector.register(self._woken, selectors.EVENT_READ, self._wake)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+        threading.Thread(target=self._load, name="loader", daemon=True).start()
+        while not self._finished():
+            for key, mask in self._selector.select(self._timeout()):
+                if isinstance(key.data, Connection):
+                    self._serve(key.data, mask)
+                else:
+                    key.data(key.fileobj)
+            self._watch(time.monotonic_ns())
+        for _ in self._engines:
+            self._queue.put(None)
+        return 0 if self._phase != "failed" else 1
+
+    def _timeout(self) -> float:
+        busy = self._page.load > 0 or any(engine.current for engine in self._engines)
+        return _TICK_SECONDS if busy or self._draining_since is not None else 1.0
+
+    def _finished(self) -> bool:
+        if self._draining_since is None:
+            return False
+        callers = any(connection.index is not None and connection.index >= 0 for connection in self._connections)
+        busy = not self._queue.empty() or any(engine.current for engine in self._engines)
+        return not (callers or busy) or time.monotonic() - self._draining_since > self._config.drain_seconds
+
+    def _on_signal(self, _number: int, _frame: object) -> None:
+        self._drain()
+        self._waker.send(b"s")
+
+    def _drain(self) -> None:
+        faults.point("drain.worker")
+        if self._draining_since is None:
+            self._draining_since = time.monotonic()
+            self._phase = "draining"
+
+    def _load(self) -> None:
+        """Verify, load and warm up. Called in a thread of its own, so that control gets answers meanwhile."""
+        config = self._config
+        try:
+            started = time.monotonic()
+            verify(config.package, config.manifest)
+            predictor = Predictor.open(
+                config.package, model=config.model, version=config.version, max_body_bytes=config.max_body_bytes
+            )
+            predictor.warm_up()
+            log.info("worker.loaded", seconds=round(time.monotonic() - started, 3), engines=config.engines)
+        except SeawayError as error:
+            self._set_phase("failed", str(error))
+            return
+        except Exception as error:  # noqa: BLE001 - outermost frame of the thread; the reason goes to the deployment
+            log.exception("worker.load_failed")
+            self._set_phase("failed", f"The version could not be loaded: {type(error).__name__}: {error}")
+            return
+        faults.point("worker.loaded")
+        self._engines = [Engine(number, RunHandle()) for number in range(config.engines)]
+        for engine in self._engines:
+            threading.Thread(target=self._work, args=(engine, predictor), name=f"engine-{engine.number}", daemon=True).start()
+        self._set_phase("ready", "")
+
+    def _set_phase(self, phase: str, reason: str) -> None:
+        if self._draining_since is None:
+            self._phase, self._reason = phase, reason
+        log.info("worker.phase", phase=phase, reason=reason)
+        for connection in list(self._connections):
+            if connection.index == -1:
+                self._send(connection, [messages.pack(messages.STATUS, self._status())])
+
+    def _status(self) -> messages.Status:
+        times = os.times()
+        running = sum(1 for engine in self._engines if engine.current)
+        return messages.Status(
+            self._config.worker_id, os.getpid(), self._phase, self._reason,
+            self._queue.qsize(), running, self._answered, times.user + times.system,
+        )  # fmt: skip
+
+    # ------------------------------------------------------------------ I/O thread
+
+    def _accept(self, listener: socket.socket) -> None:
+        with contextlib.suppress(BlockingIOError):
+            sock, _ = listener.accept()
+            sock.setblocking(False)
+            connection = Connection(sock, messages.FrameReader(self._config.max_body_bytes + (1 << 20)))
+            self._connections.add(connection)
+            self._selector.register(sock, selectors.EVENT_READ, connection)
+
+    def _wake(self, woken: socket.socket) -> None:
+        with contextlib.suppress(BlockingIOError):
+            woken.recv(4096)
+        while self._unsent:
+            connection = self._unsent.popleft()
+            if not connection.closed and connection.flush():
+                self._selector.modify(connection.sock, selectors.EVENT_READ | selectors.EVENT_WRITE, connection)
+
+    def _serve(self, connection: Connection, mask: int) -> None:
+        if mask & selectors.EVENT_WRITE and not connection.flush():
+            self._selector.modify(connection.sock, selectors.EVENT_READ, connection)
+        if mask & selectors.EVENT_READ:
+            try:
+                data = connection.sock.recv(_READ_BYTES)
+                for frame in connection.reader.feed(data) if data else ():
+                    self._handle(connection, frame)
+            except BlockingIOError:
+                return
+            except (OSError, messages.FrameTooLarge, msgspec.DecodeError) as error:
+                log.warning("worker.connection_broken", reason=str(error))
+                data = b""
+            if not data:
+                self._close(connection)
+
+    def _close(self, connection: Connection) -> None:
+        with connection.lock:
+            connection.closed = True
+            self._selector.unregister(connection.sock)
+            connection.sock.close()
+        self._connections.discard(connection)
+        for request in list(connection.requests.values()):
+            request.cancelled = True
+
+    def _handle(self, connection: Connection, frame: messages.Frame) -> None:
+        if frame.kind == messages.PREDICT:
+            self._enqueue(connection, frame)
+        elif frame.kind == messages.CANCEL:
+            if request := connection.requests.get(frame.request_id):
+                request.cancelled = True
+        elif frame.kind == messages.HELLO:
+            connection.index = messages.decode_hello(frame.meta).index
+            if connection.index == -1:
+                self._send(connection, [messages.pack(messages.STATUS, self._status())])
+        elif frame.kind == messages.STATS:
+            self._send(connection, [messages.pack(messages.STATUS, self._status())])
+        elif frame.kind == messages.DRAIN:
+            self._drain()
+
+    def _enqueue(self, connection: Connection, frame: messages.Frame) -> None:
+        now = time.monotonic_ns()
+        waiting = self._queue.qsize()
+        request = Request(
+            connection, frame.request_id, frame.deadline_ns, now, messages.decode_predict(frame.meta), frame.body
+        )
+        refusal = self._refusal(request, waiting, now)
+        if refusal is not None:
+            self._answer_error(request, refusal, queue_ns=0)
+            return
+        connection.requests[request.request_id] = request
+        self._queue.put(request)
+        self._publish()
+
+    def _refusal(self, request: Request, waiting: int, now: int) -> SeawayError | None:
+        """Why this request can't wait here, if so: admission is decided by the queue's one owner."""
+        config = self._config
+        if self._phase not in {"ready", "draining"}:
+            return Unavailable(f"Version {config.version} of {config.model} is {self._phase}; retry in a moment.")
+        wait_ns = (waiting + 1) * self._run_ns // config.engines
+        retry_after = max(wait_ns / 1e9, 0.1)
+        if waiting >= config.max_queue_size:
+            return Overloaded(
+                f"{waiting} requests wait for {config.model} already (max_queue_size); retry later.",
+                retry_after_seconds=retry_after,
+            )
+        if waiting and now + wait_ns > request.deadline_ns:
+            return Overloaded(
+                f"{waiting} requests wait for {config.model}: this one would wait about {wait_ns / 1e9:.2f} s, "
+                "longer than its deadline allows; retry later.",
+                retry_after_seconds=retry_after,
+            )
+        return None
+
+    def _watch(self, now: int) -> None:
+        """Stop runs whose caller has left or whose time is over. Called in the I/O thread after every wait."""
+        for engine in self._engines:
+            request = engine.current
+            if request is None or not (request.cancelled or now > request.deadline_ns):
+                engine.terminated_ns = 0
+                continue
+            engine.handle.terminate()
+            engine.terminated_ns = engine.terminated_ns or now
+            if now - engine.terminated_ns > STUCK_SECONDS * 1e9:
+                log.error("worker.stuck", engine=engine.number, prediction_id=request.meta.prediction_id)
+                os._exit(70)
+        self._publish()
+
+    def _publish(self) -> None:
+        running = sum(1 for engine in self._engines if engine.current)
+        self._page.publish(queued=self._queue.qsize(), running=running, run_ns=self._run_ns)
+
+    # ------------------------------------------------------------------ engine threads
+
+    def _work(self, engine: Engine, predictor: Predictor) -> None:
+        """Take requests until told to stop. Called in an engine thread."""
+        cpus = self._config.cpus
+        if cpus:
+            process.pin_thread(cpus[engine.number % len(cpus)])
+        while (request := self._queue.get()) is not None:
+            started = time.monotonic_ns()
+            queue_ns = started - request.arrived_ns
+            if request.cancelled or started > request.deadline_ns:
+                self._skip(request, queue_ns)
+                continue
+            engine.handle.reset()
+            engine.current = request
+            self._page.begin(engine.number, request.connection.index or 0, request.request_id)
+            try:
+                self._predict(engine, predictor, request, queue_ns)
+            except Exception as error:  # noqa: BLE001 - outermost frame of the engine: answer, log, go on
+                refusal = self._translate(request, error)
+                self._answer_error(request, refusal, queue_ns=queue_ns, input_ns=time.monotonic_ns() - started)
+            finally:
+                self._page.end(engine.number)
+                engine.current = None
+                request.connection.requests.pop(request.request_id, None)
+                self._answered += 1
+
+    def _skip(self, request: Request, queue_ns: int) -> None:
+        """Drop a request that nobody waits for any more; it never reaches the model."""
+        request.connection.requests.pop(request.request_id, None)
+        if not request.cancelled:
+            self._answer_error(request, DeadlineExceeded("The request's time was over before it ran."), queue_ns=queue_ns)
+
+    def _predict(self, engine: Engine, predictor: Predictor, request: Request, queue_ns: int) -> None:
+        meta = request.meta
+        began = time.monotonic_ns()
+        prepared = predictor.prepare(
+            Payload(
+                meta.protocol, request.body, meta.header_length,
+                meta.content_type, meta.content_encoding, meta.accept_encoding,
+            )  # fmt: skip
+        )
+        ready = time.monotonic_ns()
+        (outputs,) = predictor.run([prepared], engine.handle)
+        ran = time.monotonic_ns()
+        reply = predictor.encode(prepared, outputs, meta.prediction_id)
+        done = time.monotonic_ns()
+        self._run_ns += (done - began - self._run_ns) // 8 if self._run_ns else done - began
+        self._answer(request, reply, (queue_ns, ready - began, ran - ready, done - ran))
+
+    def _translate(self, request: Request, error: Exception) -> SeawayError:
+        if isinstance(error, Cancelled) and not request.cancelled:
+            return DeadlineExceeded("The request's time was over while the model ran; the run was stopped.")
+        if isinstance(error, SeawayError):
+            return error
+        if isinstance(error, MemoryError):
+            return InferenceFailed("The model asked for more memory than its worker may use.")
+        log.error("worker.failed", prediction_id=request.meta.prediction_id, exc_info=error)
+        return InferenceFailed(f"The model failed: {type(error).__name__}.")
+
+    def _answer(self, request: Request, reply: Reply, times: tuple[int, int, int, int]) -> None:
+        answer = messages.Answer(
+            None, 0.0, reply.header_length, reply.content_type, reply.content_encoding, *times, reply.rows
+        )
+        header = messages.pack(messages.ANSWER, answer, request_id=request.request_id, size=reply.n_bytes)
+        self._send(request.connection, [header, *reply.chunks])
+
+    def _answer_error(self, request: Request, error: SeawayError, *, queue_ns: int, input_ns: int = 0) -> None:
+        retry = error.retry_after_seconds if isinstance(error, Overloaded) else 0.0
+        answer = messages.Answer((error.code, str(error)), retry, None, "", "", queue_ns, input_ns, 0, 0, 0)
+        self._send(request.connection, [messages.pack(messages.ANSWER, answer, request_id=request.request_id)])
+
+    def _send(self, connection: Connection, parts: list[messages.Buffer]) -> None:
+        if connection.send(parts):
+            self._unsent.append(connection)
+            with contextlib.suppress(BlockingIOError):
+                self._waker.send(b"w")
+
+
+def main(config_json: bytes, parent_pid: int) -> int:
+    """The worker process. Called by the launcher's child with its WorkerConfig."""
+    process.die_with_parent(parent_pid)
+    config = msgspec.json.decode(config_json, type=WorkerConfig)
+    faults.arm(config.kill_point_file)
+    faults.point("worker.start")
+    process.limit_memory(config.memory_bytes)
+    from seaway.telemetry import logs  # noqa: PLC0415 - after the limits, before anything that logs
+
+    logs.configure("worker", config.log_level, config.log_format)
+    structlog.contextvars.bind_contextvars(model=config.model, version=config.version, worker=config.worker_id)
+    # Two engine threads share one GIL: a shorter switch interval keeps a short request from waiting 5 ms for a long decode.
+    sys.setswitchinterval(0.001)
+    return Worker(config).run()

@@ -1,0 +1,42 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from seaway.errors import InvalidRequest
+from seaway.serving.ids import PredictionId, decode, encode
+
+parts = st.builds(
+    PredictionId,
+    time_ms=st.integers(0, 2**48 - 1),
+    revision=st.integers(0, 2**32 - 1),
+    arm=st.integers(0, 255),
+    gateway=st.integers(0, 255),
+    counter=st.integers(0, 2**32 - 1),
+)
+
+
+@given(parts)
+def test_an_id_says_again_what_went_into_it(value: PredictionId) -> None:
+    assert decode(encode(value)) == value
+
+
+@given(parts, parts)
+def test_ids_sort_by_time(one: PredictionId, two: PredictionId) -> None:
+    if one.time_ms < two.time_ms:
+        assert encode(one) < encode(two)
+
+
+@given(st.text(max_size=40))
+def test_any_text_is_an_id_or_a_clear_error(text: str) -> None:
+    try:
+        decoded = decode(text)
+    except InvalidRequest as error:
+        assert str(error)
+    else:
+        assert encode(decoded) == text.upper()
+
+
+@pytest.mark.parametrize("text", ["", "x", "8" + "0" * 25, "0" * 27, "U" * 26])
+def test_what_is_no_id_is_refused(text: str) -> None:
+    with pytest.raises(InvalidRequest):
+        decode(text)
