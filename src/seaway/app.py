@@ -132,7 +132,7 @@ def main(arguments: list[str]) -> int:
     process.die_with_parent(parent)
     settings = Settings.from_json(run / "settings.json")
     faults.arm(settings.kill_point_file)
-    logs.configure(role, settings.log_level, settings.log_format, settings.log_file)
+    logs.configure(role, settings.log_level, settings.log_format, file=settings.log_file)
     if role == "control":
         uvloop.run(_control(settings, run))
     else:

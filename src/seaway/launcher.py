@@ -257,7 +257,7 @@ def run(settings: Settings) -> int:
         stack.callback(shutil.rmtree, run_directory, ignore_errors=True)
         (run_directory / "settings.json").touch(mode=0o600)
         (run_directory / "settings.json").write_bytes(settings.to_json())
-        logs.configure("launcher", settings.log_level, settings.log_format, settings.log_file)
+        logs.configure("launcher", settings.log_level, settings.log_format, file=settings.log_file)
         return asyncio.run(Launcher(settings, listener, run_directory).run())
 
 

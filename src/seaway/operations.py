@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 from collections import deque
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from seaway import __version__
 from seaway.config import Settings
-from seaway.rollouts.controller import Controller
+from seaway.rollouts.controller import Controller, Spent
 from seaway.rollouts.plan import Phase
-from seaway.telemetry.metrics import LiveGauges, VersionGauges, render
+from seaway.rollouts.workers import Worker
 from seaway.serving import process
+from seaway.telemetry.metrics import LiveGauges, VersionGauges, render
 from seaway.types import DeploymentRevision
 
 _TAIL_BYTES = 4 << 20
@@ -42,25 +46,27 @@ class ControlOperations:
     def _gauges(self) -> LiveGauges:
         controller = self._controller
         table = controller.gateways.table
-        versions: dict[tuple[str, int], VersionGauges] = {
-            key: VersionGauges(cpu_seconds=spent.cpu_seconds, restarts=spent.restarts)
-            for key, spent in list(controller.spent.items())
-        }
         ready = {(served.model, served.version) for served in table.versions if served.workers}
-        for worker in list(controller.fleet.workers.values()):
-            key = (worker.config.model, worker.config.version)
-            before = versions.get(key, VersionGauges())
-            page = worker.page
-            versions[key] = VersionGauges(
-                engines=before.engines + (worker.config.engines if worker.phase is Phase.READY else 0),
-                engines_busy=before.engines_busy + (page.busy_engines if page else 0),
-                queue_depth=before.queue_depth + (page.queued if page else 0),
-                restarts=before.restarts,
-                memory_bytes=before.memory_bytes + (process.proportional_memory_bytes(worker.pid) or 0 if worker.pid else 0),
-                cpu_seconds=before.cpu_seconds + worker.cpu_seconds,
-                ready=key in ready,
-            )
-        return LiveGauges(versions=versions, gateways=len(controller.gateways.links), generation=table.generation)
+        workers = list(controller.fleet.workers.values())
+        keys = {*controller.spent, *((worker.config.model, worker.config.version) for worker in workers)}
+        versions = tuple(self._version(key, workers, ready=key in ready) for key in sorted(keys))
+        build = {"version": __version__, "python": platform.python_version(), "onnxruntime": _installed("onnxruntime")}
+        return LiveGauges(versions, len(controller.gateways.links), table.generation, build)
+
+    def _version(self, key: tuple[str, int], workers: list[Worker], *, ready: bool) -> VersionGauges:
+        mine = [worker for worker in workers if (worker.config.model, worker.config.version) == key]
+        pages = [worker.page for worker in mine if worker.page is not None]
+        spent = self._controller.spent.get(key, Spent())
+        return VersionGauges(
+            *key,
+            engines=sum(worker.config.engines for worker in mine if worker.phase is Phase.READY),
+            engines_busy=sum(page.busy_engines for page in pages),
+            queue_depth=sum(page.queued for page in pages),
+            restarts=spent.restarts,
+            memory_bytes=sum(process.proportional_memory_bytes(worker.pid) or 0 for worker in mine if worker.pid),
+            cpu_seconds=spent.cpu_seconds + sum(worker.cpu_seconds for worker in mine),
+            ready=ready,
+        )
 
     def logs(self, *, model: str | None, lines: int) -> list[str]:
         """The newest log lines of all processes, oldest first; of one model when it is named."""
@@ -76,6 +82,13 @@ class ControlOperations:
         except FileNotFoundError:
             return []
         return list(kept)
+
+
+def _installed(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return ""
 
 
 def _about(line: str, model: str) -> bool:

@@ -17,8 +17,8 @@ from seaway.api.infer import InferenceEdge, inference_routes
 from seaway.api.protocol import protocol_routes
 from seaway.config import Settings
 from seaway.serving.plane import DataPlane
-from seaway.telemetry.metrics import triton_statistics
-from seaway.telemetry.page import MetricsPage
+from seaway.telemetry.page import MetricsPage, read_page
+from seaway.telemetry.statistics import model_stats
 from seaway.types import ServedVersion
 
 
@@ -30,7 +30,8 @@ def gateway_app(plane: DataPlane, *, settings: Settings, pages: Callable[[], lis
     install_error_handlers(app)
 
     def statistics(served: list[ServedVersion]) -> dict[str, Any]:
-        return triton_statistics(pages(), [(arm.model, arm.version) for arm in served])
+        snapshots = [snapshot for page in pages() for snapshot in read_page(page)]
+        return model_stats(snapshots, served=[(arm.model, arm.version) for arm in served])
 
     app.include_router(inference_routes(InferenceEdge(plane, settings)))
     app.include_router(protocol_routes(plane, statistics))

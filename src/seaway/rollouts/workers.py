@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
 import structlog
 
 from seaway.rollouts.plan import Phase, WorkerView
@@ -116,7 +115,7 @@ class WorkerFleet:
         async for message in bus.receive(reader):
             if message["kind"] == "workers":
                 for entry in message["workers"]:
-                    self._add(msgspec.convert(entry["config"], WorkerConfig, strict=False), pid=entry["pid"])
+                    self._add(bus.worker_config(entry["config"]), pid=entry["pid"])
                 self._listed.set()
             elif message["kind"] == "exited":
                 self._exited(message["worker_id"], message["status"])

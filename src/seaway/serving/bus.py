@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 
 from seaway.errors import SeawayError
+from seaway.types import WorkerConfig
 
 LIMIT_BYTES = 1 << 26
 Message = dict[str, Any]
@@ -34,7 +35,7 @@ async def connect(path: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter
 def send(writer: asyncio.StreamWriter, kind: str, **fields: Any) -> None:
     """Queue one message; the rate is low and messages are small, so nobody waits for the socket."""
     if not writer.is_closing():
-        writer.write(msgspec.json.encode({"kind": kind, **fields}) + b"\n")
+        writer.write(msgspec.json.encode({"kind": kind, **fields}, enc_hook=str) + b"\n")
 
 
 async def receive(reader: asyncio.StreamReader) -> AsyncIterator[Message]:
@@ -51,3 +52,8 @@ async def receive(reader: asyncio.StreamReader) -> AsyncIterator[Message]:
         except msgspec.DecodeError as error:
             raise BusBroken(f"This is no message: {error}.") from error
         yield message
+
+
+def worker_config(value: Any) -> WorkerConfig:
+    """The WorkerConfig in a message: paths travel as text."""
+    return msgspec.convert(value, WorkerConfig, dec_hook=lambda kind, text: kind(text))

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import msgspec
 import structlog
@@ -75,10 +76,9 @@ class Channel(asyncio.Protocol):
         return max(self.page.load, len(self.calls))
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - a Unix stream; narrows the type
-        transport.set_write_buffer_limits(high=1 << 24)
-        self._transport = transport
-        transport.write(messages.pack(messages.HELLO, messages.Hello(self._gateway)))
+        self._transport = cast(asyncio.Transport, transport)
+        self._transport.set_write_buffer_limits(high=1 << 24)
+        self._transport.write(messages.pack(messages.HELLO, messages.Hello(self._gateway)))
 
     def send(self, call: Call) -> None:
         if self._transport is None:

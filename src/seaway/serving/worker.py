@@ -27,7 +27,7 @@ from seaway import faults
 from seaway.errors import Cancelled, DeadlineExceeded, InferenceFailed, Overloaded, SeawayError, Unavailable
 from seaway.packages.manifest import verify
 from seaway.runtimes.base import RunHandle
-from seaway.serving import messages, process
+from seaway.serving import bus, messages, process
 from seaway.serving.page import WorkerPage
 from seaway.serving.predictor import Payload, Predictor, Reply
 from seaway.types import WorkerConfig
@@ -405,14 +405,14 @@ class Worker:
 def main(config_json: bytes, parent_pid: int) -> int:
     """The worker process. Called by the launcher's child with its WorkerConfig."""
     process.die_with_parent(parent_pid)
-    config = msgspec.json.decode(config_json, type=WorkerConfig)
+    config = bus.worker_config(msgspec.json.decode(config_json))
     faults.arm(config.kill_point_file)
     faults.point("worker.start")
     process.limit_memory(config.memory_bytes)
     from seaway.telemetry import logs  # noqa: PLC0415 - after the limits, before anything that logs
 
-    logs.configure("worker", config.log_level, config.log_format)
-    structlog.contextvars.bind_contextvars(model=config.model, version=config.version, worker=config.worker_id)
+    about = {"model": config.model, "version": config.version, "worker": config.worker_id}
+    logs.configure("worker", config.log_level, config.log_format, file=config.log_file, about=about)
     # Two engine threads share one GIL: a shorter switch interval keeps a short request from waiting 5 ms for a long decode.
     sys.setswitchinterval(0.001)
     return Worker(config).run()

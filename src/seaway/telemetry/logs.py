@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import json
 import logging
+import logging.handlers
 import math
 import sys
 import threading
 from collections import deque
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from datetime import UTC, datetime
+from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
 
@@ -28,11 +30,20 @@ _FIRST = ("ts", "level", "event", "role")
 _QUIET = ("uvicorn.access", "httpx", "httpcore")
 
 
-def configure(role: str, level: str = "info", format: str = "auto", *, stream: TextIO | None = None) -> None:
+def configure(
+    role: str,
+    level: str = "info",
+    format: str = "auto",
+    *,
+    file: Path | None = None,
+    stream: TextIO | None = None,
+    about: Mapping[str, object] | None = None,
+) -> None:
     """Send every log line of this process to `stream` (standard error), as `format` says: json, text or auto.
 
     Called once at the start of a process. `auto` is text on a terminal, else JSON. Give uvicorn ``log_config=None``,
-    so that its lines come this way too.
+    so that its lines come this way too. Every line also goes to `file` as JSON, which all processes append to and
+    /api/logs reads; `about` are fields of every line of this process, the model of a worker for example.
     """
     stream = stream or sys.stderr
     number = logging.getLevelNamesMapping()[level.upper()]
@@ -47,9 +58,15 @@ def configure(role: str, level: str = "info", format: str = "auto", *, stream: T
         cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(stream)
-    handler.setFormatter(formatter(role, as_text=as_text))
+    handler.setFormatter(formatter(role, as_text=as_text, about=about))
     root = logging.getLogger()
     root.handlers = [handler]
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        # Looks at each line whether the file was moved away, so that rotation needs no signal.
+        shared = logging.handlers.WatchedFileHandler(file, delay=True)
+        shared.setFormatter(formatter(role, about=about))
+        root.addHandler(shared)
     root.setLevel(number)
     for name in ("uvicorn", "uvicorn.error", *_QUIET):
         logger = logging.getLogger(name)
@@ -60,11 +77,11 @@ def configure(role: str, level: str = "info", format: str = "auto", *, stream: T
     threading.excepthook = _log_a_thread_s_last_words
 
 
-def formatter(role: str, *, as_text: bool = False) -> logging.Formatter:
+def formatter(role: str, *, as_text: bool = False, about: Mapping[str, object] | None = None) -> logging.Formatter:
     """What turns a log record, of structlog or of the standard library, into one line."""
     return structlog.stdlib.ProcessorFormatter(
         foreign_pre_chain=[structlog.stdlib.ExtraAdder()],
-        processors=[_Complete(role), structlog.processors.format_exc_info, _text if as_text else _json],
+        processors=[_Complete(role, about or {}), structlog.processors.format_exc_info, _text if as_text else _json],
     )
 
 
@@ -108,8 +125,9 @@ class _RingHandler(logging.Handler):
 class _Complete:
     """Adds what every line has: when, how bad, who, and the fields bound to the context."""
 
-    def __init__(self, role: str) -> None:
+    def __init__(self, role: str, about: Mapping[str, object]) -> None:
         self._role = role
+        self._about = about
 
     def __call__(self, logger: Any, method: str, event: Event) -> Event:
         record: logging.LogRecord = event.pop("_record")
@@ -119,7 +137,7 @@ class _Complete:
             event["exc_info"] = record.exc_info
         when = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         own = {"ts": when, "level": record.levelname.lower(), "event": event.pop("event", ""), "role": self._role}
-        bound = {**structlog.contextvars.get_contextvars(), **event}
+        bound = {**self._about, **structlog.contextvars.get_contextvars(), **event}
         return own | {name: value for name, value in bound.items() if name not in own}
 
 
