@@ -65,7 +65,7 @@ clean: ## Remove the environment, caches and built files; keeps .seaway
 .venv/.plain: pyproject.toml scripts/setup
 	@scripts/setup plain
 
-.venv/.dev: pyproject.toml constraints-dev.txt scripts/setup
+.venv/.dev: pyproject.toml constraints-dev.txt examples/weights.txt scripts/setup
 	@scripts/setup dev
 
 .PHONY: help run test install dev unit integration conformance docs load check lint fix types layers size build up down clean
