@@ -248,12 +248,27 @@ def _lock_home(home: Path) -> IO[str]:
     return lock
 
 
+def _make_run_directory(home: Path) -> Path:
+    """A short-named private directory for sockets and pages (a Unix socket's path may have 107 bytes at most).
+
+    What a launcher that was killed left behind is removed first; the lock on the home says that nobody uses it.
+    """
+    note = home / "run"
+    if note.exists():
+        left = Path(note.read_text().strip())
+        if left.name.startswith("seaway-"):
+            shutil.rmtree(left, ignore_errors=True)
+    run_directory = Path(tempfile.mkdtemp(prefix="seaway-"))
+    note.write_text(f"{run_directory}\n")
+    return run_directory
+
+
 def run(settings: Settings) -> int:
     """Serve until SIGTERM or SIGINT; the exit status. Raises ConfigurationError before anything has started."""
     with contextlib.ExitStack() as stack:
         stack.enter_context(_lock_home(settings.home))
         listener = stack.enter_context(_listen(settings))
-        run_directory = Path(tempfile.mkdtemp(prefix="seaway-"))
+        run_directory = _make_run_directory(settings.home)
         stack.callback(shutil.rmtree, run_directory, ignore_errors=True)
         (run_directory / "settings.json").touch(mode=0o600)
         (run_directory / "settings.json").write_bytes(settings.to_json())

@@ -6,15 +6,18 @@ import random
 from typing import Annotated, Any
 
 import msgspec
+import structlog
 from fastapi import APIRouter, Query, Request, Response
 from fastapi import Path as PathParameter
 
 from seaway.api.bodies import read_body
 from seaway.config import Settings
-from seaway.errors import InvalidRequest
+from seaway.errors import InvalidRequest, NotFound, Overloaded, SeawayError
 from seaway.serving.plane import DataPlane, InferCall, Prediction
 from seaway.telemetry.trace import continue_trace
 from seaway.wire.predict import peek_model
+
+log = structlog.get_logger()
 
 _JSON_SEARCH_BYTES = 1 << 16
 _MAX_TIMEOUT_SECONDS = 3600.0
@@ -83,18 +86,24 @@ class InferenceEdge:
         if timeout is None and protocol == "infer":
             timeout = _asked_timeout(body[: header_length or None])
         trace = continue_trace(headers.get("traceparent"), random.getrandbits)
-        prediction = await self._plane.predict(
-            InferCall(
-                model, version, protocol, body,
-                timeout_seconds=timeout,
-                key=headers.get("seaway-key"),
-                header_length=header_length,
-                content_type=headers.get("content-type", ""),
-                content_encoding=headers.get("content-encoding", ""),
-                accept_encoding=headers.get("accept-encoding", "") if protocol == "infer" else "",
-            ),
-            left=lambda: _left(request),
+        about = {"request_id": headers.get("x-request-id"), "trace_id": trace.trace_id, "model": model}
+        call = InferCall(
+            model, version, protocol, body,
+            timeout_seconds=timeout,
+            key=headers.get("seaway-key"),
+            header_length=header_length,
+            content_type=headers.get("content-type", ""),
+            content_encoding=headers.get("content-encoding", ""),
+            accept_encoding=headers.get("accept-encoding", "") if protocol == "infer" else "",
         )  # fmt: skip
+        try:
+            prediction = await self._plane.predict(call, left=lambda: _left(request))
+        except SeawayError as error:
+            # What callers do wrong is theirs to know; what the server couldn't do is the operator's.
+            write = log.debug if isinstance(error, (InvalidRequest, NotFound, Overloaded)) else log.warning
+            write("request.refused", **about, code=error.code, reason=str(error))
+            raise
+        log.debug("request.finished", **about, prediction_id=prediction.prediction_id, ms=prediction.total_ns / 1e6)
         return _response(prediction, trace.format())
 
 

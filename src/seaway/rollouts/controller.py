@@ -25,6 +25,7 @@ from seaway.rollouts.gateways import GatewayHub
 from seaway.rollouts.plan import Goal, Health, Phase, Plan, Target, plan
 from seaway.rollouts.workers import Death, Worker, WorkerFleet
 from seaway.serving import process
+from seaway.telemetry.logs import rotate
 from seaway.types import (
     DeploymentRevision,
     ModelState,
@@ -101,6 +102,7 @@ class Controller:
                 delay = await self._reconcile()
             except SeawayError as error:
                 log.warning("control.registry_unreachable", reason=str(error))
+            rotate(self._settings.log_file)
             async with self._moved:
                 self._moved.notify_all()
             try:

@@ -71,6 +71,10 @@ class Channel(asyncio.Protocol):
         self.retiring = False
 
     @property
+    def open(self) -> bool:
+        return self._transport is not None
+
+    @property
     def load(self) -> int:
         """Requests in the worker, as far as known: its own count lags behind what this gateway has just sent."""
         return max(self.page.load, len(self.calls))
@@ -81,8 +85,7 @@ class Channel(asyncio.Protocol):
         self._transport.write(messages.pack(messages.HELLO, messages.Hello(self._gateway)))
 
     def send(self, call: Call) -> None:
-        if self._transport is None:
-            return
+        assert self._transport is not None, "the pool sends to open channels only"  # noqa: S101 - would lose the request
         self.calls[call.request_id] = call
         call.channel = self
         head = messages.pack(
@@ -177,7 +180,9 @@ class Pool:
                 # It died after control published it; control sees that too and publishes again.
                 log.warning("gateway.worker_unreachable", worker=worker_id, reason=str(error))
                 continue
-            self._channels[worker_id] = channel
+            # It may have died between connecting and here; a dead channel would swallow requests.
+            if channel.open:
+                self._channels[worker_id] = channel
         self._flush()
 
     def retire(self) -> None:

@@ -12,7 +12,6 @@ import logging.handlers
 import math
 import sys
 import threading
-from collections import deque
 from collections.abc import Mapping, MutableMapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -85,38 +84,16 @@ def formatter(role: str, *, as_text: bool = False, about: Mapping[str, object] |
     )
 
 
-class LogRing:
-    """The last lines of a process, in memory, for `/api/logs`. Control owns one; any thread may add and read."""
+def rotate(file: Path, *, limit_bytes: int = 32 << 20) -> None:
+    """Move the shared log file aside when it is over the limit; the one before is dropped. Called in control only.
 
-    def __init__(self, role: str, *, capacity: int = 2_000) -> None:
-        self._lines: deque[tuple[str | None, str]] = deque(maxlen=capacity)
-        self._lock = threading.Lock()
-        self.handler: logging.Handler = _RingHandler(self, role)
-        """Add it to the root logger after `configure`."""
-
-    def add(self, line: str, model: str | None = None) -> None:
-        """Keep one line; also for lines that other processes wrote."""
-        with self._lock:
-            self._lines.append((model, line))
-
-    def lines(self, *, model: str | None = None, n: int = 200) -> list[str]:
-        """The newest `n` lines, oldest first; only those about `model` when it is given."""
-        with self._lock:
-            kept = list(self._lines)
-        found = [line for about, line in kept if model is None or about == model]
-        return found[max(len(found) - n, 0) :]
-
-
-class _RingHandler(logging.Handler):
-    def __init__(self, ring: LogRing, role: str) -> None:
-        super().__init__()
-        self._ring = ring
-        self.setFormatter(formatter(role))
-
-    def emit(self, record: logging.LogRecord) -> None:
-        line = self.format(record)
-        model = json.loads(line).get("model")
-        self._ring.add(line, model if isinstance(model, str) else None)
+    Every process notices at its next line and starts the file anew.
+    """
+    try:
+        if file.stat().st_size > limit_bytes:
+            file.replace(file.with_suffix(".1.jsonl"))
+    except FileNotFoundError:
+        return
 
 
 # --------------------------------------------------------------------------- from a record to a line

@@ -1,0 +1,203 @@
+"""One model version, ready to predict: bytes in, bytes out, in three steps.
+
+`prepare` decodes, validates and preprocesses; `run` executes the graph; `encode` postprocesses and writes the answer.
+Engine threads call them on one shared Predictor, which never changes after `open`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from seaway.errors import InvalidRequest, UnsupportedEncoding
+from seaway.inputs import open_input
+from seaway.inputs.base import Array, InputType, Samples
+from seaway.packages import PackageSpec, read_spec
+from seaway.runtimes import identify, runtime
+from seaway.runtimes.base import RunHandle, Session
+from seaway.serving import infer
+from seaway.serving.known_answers import KnownAnswer, read_known_answers, warm_up
+from seaway.serving.outputs import OutputStage
+from seaway.types import Json, Signature
+from seaway.wire.encoding import choose_encoding, pack, unpack
+from seaway.wire.multipart import first_file
+from seaway.wire.oip import InferRequest, decode_infer, encode_infer
+from seaway.wire.predict import decode_predict, encode_predict
+
+MIN_COMPRESSED_BYTES = 1024
+"""A shorter answer fits into one packet anyway."""
+
+
+@dataclass(frozen=True, slots=True)
+class Payload:
+    """A request as it arrived. `protocol` is "predict" or "infer"."""
+
+    protocol: str
+    body: bytes | memoryview
+    header_length: int | None = None
+    content_type: str = ""
+    content_encoding: str = ""
+    accept_encoding: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A validated request: the tensors to run, and what `encode` needs to know about the request."""
+
+    samples: Samples
+    names: tuple[str, ...]
+    """Graph outputs to compute."""
+    request: InferRequest | None
+    """None for `/predict`."""
+    accept_encoding: str
+
+    @property
+    def rows(self) -> int:
+        return self.samples.rows
+
+    @property
+    def tokens(self) -> int:
+        return self.samples.tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An answer as it leaves. `header_length` is None for plain JSON."""
+
+    chunks: list[bytes | memoryview]
+    n_bytes: int
+    header_length: int | None
+    content_type: str
+    content_encoding: str
+    rows: int
+
+
+class Predictor:
+    """A loaded version. Safe to use from several threads at once."""
+
+    def __init__(
+        self, session: Session, spec: PackageSpec, input_type: InputType, outputs: OutputStage, answers: tuple[KnownAnswer, ...]
+    ) -> None:
+        self.spec = spec
+        self._session = session
+        self._input = input_type
+        self._outputs = outputs
+        self._answers = answers
+        self._model, self._version, self._max_body_bytes = "", 0, 0
+
+    @classmethod
+    def open(cls, package: Path, *, model: str, version: int, max_body_bytes: int, threads: int = 1) -> Predictor:
+        """Load the package. Raises InvalidPackage saying what is wrong with it, without paths of this machine."""
+        spec = identify(package, read_spec(package))
+        session = runtime(spec.runtime or "").load(package, spec, threads=threads)
+        input_type = open_input(package, spec, session.signature)
+        outputs = OutputStage(spec.output, session.signature, masked=spec.input.type == "text")
+        predictor = cls(session, spec, input_type, outputs, read_known_answers(package, spec))
+        predictor._model, predictor._version, predictor._max_body_bytes = model, version, max_body_bytes
+        return predictor
+
+    @property
+    def signature(self) -> Signature:
+        return self._session.signature
+
+    @property
+    def platform(self) -> str:
+        return self._session.platform
+
+    @property
+    def labels(self) -> dict[str, tuple[str, ...]]:
+        """Labels by output tensor, for answers and for the protocol's classification extension."""
+        return self._outputs.labels
+
+    @property
+    def spec_json(self) -> Json:
+        """The whole specification as the registry keeps it, defaults filled in."""
+        spec: Json = msgspec.to_builtins(self.spec)
+        spec["input"]["options"] = msgspec.to_builtins(self._input.options)
+        if self.labels:
+            spec["output"]["tensor"] = self._outputs.names[0]
+        return spec
+
+    # ------------------------------------------------------------------ the three steps
+
+    def prepare(self, payload: Payload) -> Prepared:
+        """Decode, validate, preprocess. Raises InvalidRequest, PayloadTooLarge or UnsupportedEncoding."""
+        body = payload.body
+        if payload.content_encoding not in {"", "identity"}:
+            body = unpack(body, payload.content_encoding, limit_bytes=self._max_body_bytes)
+        if payload.protocol == "infer":
+            return self._prepare_infer(payload, body)
+        samples = self._input.prepare(self._inputs(payload, body))
+        self._check_rows(samples.rows)
+        return Prepared(samples, self._outputs.names, None, payload.accept_encoding)
+
+    def run(self, batch: Sequence[Prepared], handle: RunHandle | None = None) -> list[Any]:
+        """Execute the graph for each of `batch`. Raises Cancelled, InferenceFailed or InvalidRequest."""
+        return [
+            [self._session.run(feeds, prepared.names, handle) for feeds in prepared.samples.feeds] for prepared in batch
+        ]
+
+    def encode(self, prepared: Prepared, outputs: Any, prediction_id: str) -> Reply:
+        """The answer to `prepared` from what `run` gave for it."""
+        request = prepared.request
+        if request is None:
+            values = self._outputs.values(prepared.samples, outputs)
+            body = encode_predict(self._model, self._version, prediction_id, values)
+            return Reply([body], len(body), None, "application/json", "", prepared.rows)
+        tensors = infer.output_tensors(prepared.names, outputs[0], self.signature)
+        encoded = encode_infer(self._model, self._version, request, tensors, labels=self.labels)
+        kind = "application/json" if encoded.header_length is None else "application/octet-stream"
+        encoding = choose_encoding(prepared.accept_encoding) if encoded.n_bytes >= MIN_COMPRESSED_BYTES else ""
+        if encoding in {"", "identity"}:
+            return Reply(encoded.chunks, encoded.n_bytes, encoded.header_length, kind, "", prepared.rows)
+        packed = pack(encoded.chunks, encoding)
+        return Reply([packed], len(packed), encoded.header_length, kind, encoding, prepared.rows)
+
+    def warm_up(self) -> None:
+        """Replay the known answers, or inputs made up from the signature. Raises WarmUpFailed saying what differed."""
+        warm_up(self._outputs_for, self._answers, self._input.examples())
+
+    # ------------------------------------------------------------------ parts of them
+
+    def _outputs_for(self, inputs: Any) -> Any:
+        """What a caller of `/predict` would get as `outputs`, through all three steps."""
+        prepared = self.prepare(Payload("predict", msgspec.json.encode({"inputs": inputs})))
+        (outputs,) = self.run([prepared])
+        reply = self.encode(prepared, outputs, "warm-up")
+        return msgspec.json.decode(b"".join(reply.chunks))["outputs"]
+
+    def _inputs(self, payload: Payload, body: bytes | memoryview) -> Any:
+        """The `inputs` of a `/predict` body: from JSON, or the body itself where it is an image."""
+        kind = payload.content_type.partition(";")[0].strip().lower()
+        if kind.startswith("image/") or kind == "multipart/form-data":
+            if not self._input.takes_bytes:
+                raise UnsupportedEncoding(f"This model takes {self.spec.input.type} inputs; send them as JSON, not as {kind}.")
+            if kind == "multipart/form-data":
+                return bytes(first_file(body, payload.content_type, limit=self._max_body_bytes))
+            return bytes(body)
+        if "pickle" in kind:
+            raise UnsupportedEncoding("Pickles are never read; send JSON.")
+        # Whatever else the type says is read as JSON: curl and some clients send a wrong one, or none.
+        return decode_predict(body).inputs
+
+    def _prepare_infer(self, payload: Payload, body: bytes | memoryview) -> Prepared:
+        signature = self.signature
+        raw_spec = signature.inputs[0] if len(signature.inputs) == 1 else None
+        request = decode_infer(body, header_length=payload.header_length, raw_spec=raw_spec)
+        feeds = infer.input_tensors(request, signature, allow_nonfinite=self.spec.input.allow_nonfinite)
+        rows = infer.count_rows(feeds, signature)
+        self._check_rows(rows)
+        names = infer.output_names(request, signature)
+        return Prepared(Samples((feeds,), rows, bare=False), names, request, payload.accept_encoding)
+
+    def _check_rows(self, rows: int) -> None:
+        limit = self.spec.serving.max_batch_size
+        if limit is not None and rows > limit:
+            raise InvalidRequest(f"The request has {rows} samples; this model takes at most {limit} (serving.max_batch_size).")
+
+
+__all__ = ["Array", "Payload", "Predictor", "Prepared", "Reply"]
