@@ -15,12 +15,12 @@ import msgspec
 
 from seaway.errors import InvalidRequest, UnsupportedEncoding
 from seaway.inputs import open_input
-from seaway.inputs.base import Array, InputType, Samples
-from seaway.packages import PackageSpec, read_spec
+from seaway.inputs.base import Samples
+from seaway.packages import read_spec
 from seaway.runtimes import identify, runtime
-from seaway.runtimes.base import RunHandle, Session
+from seaway.runtimes.base import RunHandle
 from seaway.serving import infer
-from seaway.serving.known_answers import KnownAnswer, read_known_answers, warm_up
+from seaway.serving.known_answers import read_known_answers, warm_up
 from seaway.serving.outputs import OutputStage
 from seaway.types import Json, Signature
 from seaway.wire.encoding import choose_encoding, pack, unpack
@@ -79,26 +79,21 @@ class Reply:
 class Predictor:
     """A loaded version. Safe to use from several threads at once."""
 
-    def __init__(
-        self, session: Session, spec: PackageSpec, input_type: InputType, outputs: OutputStage, answers: tuple[KnownAnswer, ...]
-    ) -> None:
+    def __init__(self, package: Path, *, model: str, version: int, max_body_bytes: int, threads: int) -> None:
+        spec = identify(package, read_spec(package))
         self.spec = spec
-        self._session = session
-        self._input = input_type
-        self._outputs = outputs
-        self._answers = answers
-        self._model, self._version, self._max_body_bytes = "", 0, 0
+        self._model = model
+        self._version = version
+        self._max_body_bytes = max_body_bytes
+        self._session = runtime(spec.runtime or "").load(package, spec, threads=threads)
+        self._input = open_input(package, spec, self._session.signature)
+        self._outputs = OutputStage(spec.output, self._session.signature, masked=spec.input.type == "text")
+        self._answers = read_known_answers(package, spec)
 
     @classmethod
     def open(cls, package: Path, *, model: str, version: int, max_body_bytes: int, threads: int = 1) -> Predictor:
         """Load the package. Raises InvalidPackage saying what is wrong with it, without paths of this machine."""
-        spec = identify(package, read_spec(package))
-        session = runtime(spec.runtime or "").load(package, spec, threads=threads)
-        input_type = open_input(package, spec, session.signature)
-        outputs = OutputStage(spec.output, session.signature, masked=spec.input.type == "text")
-        predictor = cls(session, spec, input_type, outputs, read_known_answers(package, spec))
-        predictor._model, predictor._version, predictor._max_body_bytes = model, version, max_body_bytes
-        return predictor
+        return cls(package, model=model, version=version, max_body_bytes=max_body_bytes, threads=threads)
 
     @property
     def signature(self) -> Signature:
@@ -199,5 +194,3 @@ class Predictor:
         if limit is not None and rows > limit:
             raise InvalidRequest(f"The request has {rows} samples; this model takes at most {limit} (serving.max_batch_size).")
 
-
-__all__ = ["Array", "Payload", "Predictor", "Prepared", "Reply"]

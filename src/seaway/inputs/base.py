@@ -1,0 +1,115 @@
+"""What an input type makes of the `inputs` of a request, and what the types share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn, Protocol, Self
+
+import msgspec
+import numpy as np
+
+from seaway.errors import InvalidPackage, InvalidRequest
+from seaway.packages import PackageSpec
+from seaway.packages.spec import SPEC_FILE
+from seaway.types import Signature, TensorSpec
+
+Array = np.ndarray[Any, np.dtype[Any]]
+Feeds = dict[str, Array]
+"""The tensors of one run of the model, by name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """The samples of one request, ready to run."""
+
+    feeds: tuple[Feeds, ...]
+    """One for each run of the model: a single one where the graph takes any number of samples, else one a sample."""
+    rows: int
+    bare: bool
+    """True when the caller sent one sample and not a list, and so wants one output and not a list."""
+    stacked: bool = True
+    """True when the first axis of every tensor counts samples, of which a feed may then hold one."""
+    tokens: int = 0
+    masks: tuple[Array, ...] = ()
+    """For text: which positions of each feed are tokens and not padding."""
+
+
+class InputType(Protocol):
+    """One kind of sample. An instance belongs to one version and is used by several threads at once."""
+
+    options: msgspec.Struct
+    """What seaway.yaml says about it, defaults filled in."""
+    takes_bytes: bool
+    """True when a body that is not JSON (an image) can be the one sample; `prepare` then gets it as bytes."""
+
+    @classmethod
+    def open(cls, package: Path, spec: PackageSpec, signature: Signature) -> Self:
+        """Check the options against the graph. Raises InvalidPackage naming the key."""
+        ...
+
+    def prepare(self, inputs: Any) -> Samples:
+        """Validate one sample or a list of samples. Raises InvalidRequest or PayloadTooLarge naming what is wrong."""
+        ...
+
+    def examples(self) -> Sequence[Any]:
+        """Inputs that should work, the smallest first; a version without known answers is warmed up with them."""
+        ...
+
+
+def split(inputs: Any, is_sample: Callable[[Any], bool]) -> tuple[list[Any], bool]:
+    """`inputs` as a list of samples, and whether it was a bare one."""
+    if is_sample(inputs):
+        return [inputs], True
+    if not isinstance(inputs, list):
+        return [inputs], True  # not a sample either: validation says what is wrong with it
+    if not inputs:
+        raise InvalidRequest("inputs is an empty list; send at least one sample.")
+    return inputs, False
+
+
+def stack(signature: Signature, feeds: Feeds, *, rows: int, bare: bool) -> Samples:
+    """Samples from tensors whose first axis counts them, cut into runs of one where the graph takes no more."""
+    if signature.batchable or rows == 1:
+        return Samples((feeds,), rows, bare)
+    cut = tuple({name: array[row : row + 1] for name, array in feeds.items()} for row in range(rows))
+    return Samples(cut, rows, bare)
+
+
+def at(sample: int, *, bare: bool) -> str:
+    """Where in the request a sample is, for messages."""
+    return "inputs" if bare else f"inputs[{sample}]"
+
+
+def shown(value: Any) -> str:
+    """A caller's value for a message: quoted, escaped and short."""
+    text = repr(value[:60] if isinstance(value, str) else value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def reject(key: str, problem: str) -> NoReturn:
+    """Raise InvalidPackage about a key of section `input`."""
+    raise InvalidPackage(f"{SPEC_FILE}: input.{key}: {problem}")
+
+
+def find_tensor(signature: Signature, name: str, key: str) -> TensorSpec:
+    """The graph input that `key` names."""
+    for spec in signature.inputs:
+        if spec.name == name:
+            return spec
+    names = ", ".join(repr(spec.name) for spec in signature.inputs)
+    reject(key, f"the graph has no input {name!r}; it has: {names}.")
+
+
+def only_tensor(signature: Signature, key: str) -> TensorSpec:
+    """The graph's one input, where `key` doesn't name any."""
+    if len(signature.inputs) != 1:
+        names = ", ".join(repr(spec.name) for spec in signature.inputs)
+        reject(key, f"the graph has {len(signature.inputs)} inputs, so it must name one of: {names}.")
+    return signature.inputs[0]
+
+
+def counts_samples(spec: TensorSpec) -> bool:
+    """True when a tensor's first axis can hold one sample."""
+    return spec.shape[:1] in {(-1,), (1,)}

@@ -1,0 +1,174 @@
+"""Input type `image`: a sample is an encoded picture, in base64 or as the whole body; it is decoded and resized here."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+import struct
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import msgspec
+import numpy as np
+from msgspec import Meta
+from PIL import Image
+
+from seaway.errors import InvalidRequest, PayloadTooLarge
+from seaway.inputs.arrays import DTYPES
+from seaway.inputs.base import Array, Samples, at, counts_samples, only_tensor, reject, shown, split, stack
+from seaway.packages import PackageSpec
+from seaway.packages.spec import convert
+from seaway.types import Signature, TensorSpec
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+"""Decoders that a caller can reach; the library has many more, seldom used and so seldom attacked by its testers."""
+RESAMPLING = {
+    "nearest": Image.Resampling.NEAREST, "box": Image.Resampling.BOX, "bilinear": Image.Resampling.BILINEAR,
+    "hamming": Image.Resampling.HAMMING, "bicubic": Image.Resampling.BICUBIC, "lanczos": Image.Resampling.LANCZOS,
+}  # fmt: skip
+
+# `max_pixels` below is the limit, from the header and before anything is decoded; the library's own only warns at first.
+Image.MAX_IMAGE_PIXELS = None
+
+Size = Annotated[int, Meta(ge=1, le=65_535)]
+
+
+class ImageOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    width: Size | None = None
+    """Default: what the graph says."""
+    height: Size | None = None
+    mode: Literal["RGB", "L"] = "RGB"
+    resample: Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"] = "bilinear"
+    scale: float | None = None
+    """Multiplies the 0-255 values first. Default: 1/255 where the graph takes floats, 1 where it takes integers."""
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    layout: Literal["NCHW", "NHWC"] = "NCHW"
+    max_pixels: Annotated[int, Meta(ge=1)] = 50_000_000
+    """Of all images of a request, before they are resized."""
+
+
+class ImageInput:
+    """Pictures as tensors of one size: (pixels * scale - mean) / std."""
+
+    takes_bytes = True
+
+    def __init__(self, options: ImageOptions, signature: Signature, tensor: TensorSpec) -> None:
+        self.options = options
+        self._signature = signature
+        self._tensor = tensor
+        self._dtype = DTYPES[tensor.datatype]
+        assert options.width is not None and options.height is not None and options.scale is not None  # noqa: S101, PT018
+        self._size = (options.width, options.height)
+        self._scale = np.float32(options.scale)
+        self._mean = np.asarray(options.mean, dtype=np.float32) if options.mean else None
+        self._std = np.asarray(options.std, dtype=np.float32) if options.std else None
+
+    @classmethod
+    def open(cls, package: Path, spec: PackageSpec, signature: Signature) -> Self:
+        options = convert(spec.input.options, ImageOptions, "input")
+        tensor = only_tensor(signature, "type")
+        _check_tensor(tensor)
+        options = _with_defaults(options, tensor)
+        _check_channels(options, tensor)
+        return cls(options, signature, tensor)
+
+    def prepare(self, inputs: Any) -> Samples:
+        samples, bare = split(inputs, lambda value: isinstance(value, str | bytes))
+        pixels_left = self.options.max_pixels
+        rows = []
+        for number, sample in enumerate(samples):
+            image = _open(sample, at(number, bare=bare))
+            pixels_left -= image.width * image.height
+            if pixels_left < 0:
+                raise PayloadTooLarge(
+                    f"The images have more than {self.options.max_pixels} pixels in all (input.max_pixels); send smaller or fewer."
+                )
+            rows.append(self._pixels(image, at(number, bare=bare)))
+        return stack(self._signature, {self._tensor.name: np.stack(rows)}, rows=len(rows), bare=bare)
+
+    def examples(self) -> Sequence[Any]:
+        file = io.BytesIO()
+        Image.new(self.options.mode, (8, 8), 127 if self.options.mode == "L" else (127, 127, 127)).save(file, "PNG")
+        text = base64.b64encode(file.getvalue()).decode()
+        return [text, [text] * 2]
+
+    def _pixels(self, image: Image.Image, where: str) -> Array:
+        try:
+            resized = image.convert(self.options.mode).resize(self._size, RESAMPLING[self.options.resample])
+        except (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error) as error:
+            raise InvalidRequest(f"{where} is a damaged image: {error}.") from error
+        raw = np.asarray(resized)
+        raw = raw[:, :, np.newaxis] if raw.ndim == 2 else raw  # noqa: PLR2004 - grey images have no channel axis
+        if self._dtype.kind in "iu" and self._scale == 1 and self._mean is None and self._std is None:
+            array = raw.astype(self._dtype)
+        else:
+            array = raw * self._scale
+            array = array if self._mean is None else array - self._mean
+            array = array if self._std is None else array / self._std
+            array = array.astype(self._dtype)
+        return np.ascontiguousarray(array.transpose(2, 0, 1)) if self.options.layout == "NCHW" else array
+
+
+def _open(sample: Any, where: str) -> Image.Image:
+    """The image with only its header read."""
+    content = sample if isinstance(sample, bytes) else _decode_base64(sample, where)
+    try:
+        return Image.open(io.BytesIO(content), formats=FORMATS)
+    except (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error) as error:
+        raise InvalidRequest(f"{where} is not a readable image; accepted are {', '.join(FORMATS)}.") from error
+
+
+def _decode_base64(sample: Any, where: str) -> bytes:
+    if not isinstance(sample, str):
+        raise InvalidRequest(f"{where} must be an image in base64, not {shown(sample)}.")
+    if sample.startswith("data:"):
+        head, comma, sample = sample.partition(",")
+        if not comma or not head.endswith(";base64"):
+            raise InvalidRequest(f"{where} is a data URL without base64; write data:image/png;base64,...")
+    try:
+        return base64.b64decode(sample, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise InvalidRequest(f"{where} is not base64; send the image's bytes in base64 (URLs are not fetched).") from error
+
+
+# --------------------------------------------------------------------------- reading seaway.yaml
+
+
+def _check_tensor(tensor: TensorSpec) -> None:
+    if len(tensor.shape) != 4 or not counts_samples(tensor):  # noqa: PLR2004 - N, C, H, W
+        reject("type", f"image needs a graph input of 4 dimensions, the first of them -1 or 1; {tensor.name!r} has {list(tensor.shape)}.")
+    if tensor.datatype not in {"UINT8", "FP16", "FP32", "FP64"}:
+        reject("type", f"image needs a graph input of UINT8, FP16, FP32 or FP64; {tensor.name!r} is {tensor.datatype}.")
+
+
+def _with_defaults(options: ImageOptions, tensor: TensorSpec) -> ImageOptions:
+    """Size from the graph where it is fixed there, and it must not contradict it."""
+    height, width = tensor.shape[2:] if options.layout == "NCHW" else tensor.shape[1:3]
+    for key, wanted, found in (("width", options.width, width), ("height", options.height, height)):
+        if wanted is None and found == -1:
+            reject(key, "the graph takes any size, so this must say one.")
+        if wanted is not None and found not in {-1, wanted}:
+            reject(key, f"{wanted} is not what the graph's input {tensor.name!r} takes: {found}.")
+    scale = options.scale
+    if scale is None:
+        scale = 1.0 if tensor.datatype == "UINT8" else 1 / 255
+    return msgspec.structs.replace(options, width=options.width or width, height=options.height or height, scale=scale)
+
+
+def _check_channels(options: ImageOptions, tensor: TensorSpec) -> None:
+    channels = 3 if options.mode == "RGB" else 1
+    found = tensor.shape[1 if options.layout == "NCHW" else 3]
+    if found not in {-1, channels}:
+        reject("mode", f"{options.mode} has {channels} channels; the graph's input takes {found} ({options.layout}).")
+    for key, values in (("mean", options.mean), ("std", options.std)):
+        if values and len(values) != channels:
+            reject(key, f"{len(values)} values for {channels} channels.")
+        if not all(np.isfinite(values)) or (key == "std" and 0 in values):
+            reject(key, "must be finite, and not 0 for std.")
+    plain = options.scale == 1 and not options.mean and not options.std
+    if tensor.datatype == "UINT8" and not plain:
+        reject("scale", "the graph takes UINT8, so scale, mean and std must be left out.")

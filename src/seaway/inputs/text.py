@@ -1,0 +1,127 @@
+"""Input type `text`: a sample is a string; the package's `tokenizer.json` makes token ids of it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+import msgspec
+import numpy as np
+from msgspec import Meta
+from tokenizers import Tokenizer
+
+from seaway.errors import InvalidRequest, PayloadTooLarge
+from seaway.inputs.arrays import DTYPES
+from seaway.inputs.base import Array, Samples, at, counts_samples, reject, shown, split, stack
+from seaway.packages import PackageSpec
+from seaway.packages.spec import convert, package_file
+from seaway.types import Signature, TensorSpec
+
+IDS, MASK, TYPE_IDS = "input_ids", "attention_mask", "token_type_ids"
+"""The graph inputs that a tokenizer fills, by the names that exporters give them."""
+
+
+class TextOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    tokenizer: str = "tokenizer.json"
+    max_tokens: Annotated[int, Meta(ge=1, le=1_000_000)] = 256
+    """With the special tokens; a longer text is cut or refused, as `truncate` says."""
+    truncate: bool = True
+    max_characters: Annotated[int, Meta(ge=1)] = 1_000_000
+    """Of all texts of a request: bounds the time that tokenizing takes, which nothing can interrupt."""
+
+
+class TextInput:
+    """Strings through a tokenizer, padded to the longest of the request."""
+
+    takes_bytes = False
+
+    def __init__(self, options: TextOptions, signature: Signature, tokenizer: Tokenizer) -> None:
+        self.options = options
+        self._signature = signature
+        self._tokenizer = tokenizer
+        ids = next(spec for spec in signature.inputs if spec.name == IDS)
+        self._fixed = ids.shape[1] if ids.shape[1] != -1 else None
+        self._max_tokens = min(options.max_tokens, self._fixed or options.max_tokens)
+        padding = tokenizer.padding or {}
+        self._pad_left = padding.get("direction") == "left"
+        self._fill = {IDS: padding.get("pad_id", _pad_id(tokenizer)), TYPE_IDS: padding.get("pad_type_id", 0)}
+        tokenizer.no_padding()
+        if options.truncate:
+            tokenizer.enable_truncation(self._max_tokens)
+        else:
+            tokenizer.no_truncation()
+
+    @classmethod
+    def open(cls, package: Path, spec: PackageSpec, signature: Signature) -> Self:
+        options = convert(spec.input.options, TextOptions, "input")
+        _check_inputs(signature.inputs)
+        file = package_file(package, options.tokenizer, "input.tokenizer")
+        try:
+            tokenizer = Tokenizer.from_buffer(file.read_bytes())
+        except Exception as error:  # noqa: BLE001 - the library raises plain Exception for everything
+            reject("tokenizer", f"{options.tokenizer!r} is not a tokenizer.json: {str(error)[:200]}.")
+        return cls(options, signature, tokenizer)
+
+    def prepare(self, inputs: Any) -> Samples:
+        samples, bare = split(inputs, lambda value: isinstance(value, str))
+        self._check_texts(samples, bare=bare)
+        # One by one, since `encode_batch` brings a thread pool of its own into a process that has one thread a core.
+        encodings = [self._tokenizer.encode(text) for text in samples]
+        lengths = [len(encoding.ids) for encoding in encodings]
+        for number, length in enumerate(lengths):
+            if length > self._max_tokens:
+                raise PayloadTooLarge(
+                    f"{at(number, bare=bare)} has {length} tokens; this model takes {self._max_tokens} (input.max_tokens)."
+                )
+        mask = self._pad([[1] * length for length in lengths], 0)
+        made = {IDS: self._pad([e.ids for e in encodings], self._fill[IDS]), MASK: mask}
+        made[TYPE_IDS] = self._pad([e.type_ids for e in encodings], self._fill[TYPE_IDS])
+        feeds = {spec.name: made[spec.name].astype(DTYPES[spec.datatype], copy=False) for spec in self._signature.inputs}
+        stacked = stack(self._signature, feeds, rows=len(samples), bare=bare)
+        masks = (mask,) if len(stacked.feeds) == 1 else tuple(mask[row : row + 1] for row in range(len(samples)))
+        return dataclasses.replace(stacked, tokens=sum(lengths), masks=masks)
+
+    def examples(self) -> Sequence[Any]:
+        return ["a", ["a", "a longer text, of several words and two sentences. Here is the other."]]
+
+    def _check_texts(self, samples: list[Any], *, bare: bool) -> None:
+        characters = 0
+        for number, text in enumerate(samples):
+            if not isinstance(text, str):
+                raise InvalidRequest(f"{at(number, bare=bare)} must be a string, not {shown(text)}.")
+            characters += len(text)
+        if characters > self.options.max_characters:
+            raise PayloadTooLarge(
+                f"The texts have {characters} characters; a request may have {self.options.max_characters} "
+                "(input.max_characters)."
+            )
+
+    def _pad(self, rows: list[list[int]], fill: int) -> Array:
+        width = self._fixed or max(1, *map(len, rows))
+        array = np.full((len(rows), width), fill, dtype=np.int64)
+        for number, row in enumerate(rows):
+            start = width - len(row) if self._pad_left else 0
+            array[number, start : start + len(row)] = row
+        return array
+
+
+def _check_inputs(inputs: Sequence[TensorSpec]) -> None:
+    """Every graph input must be one that a tokenizer can fill."""
+    names = {spec.name for spec in inputs}
+    if IDS not in names:
+        reject("type", f"text needs a graph input {IDS!r}; the graph has: {', '.join(sorted(map(repr, names)))}.")
+    for spec in inputs:
+        if spec.name not in {IDS, MASK, TYPE_IDS}:
+            reject("type", f"the graph's input {spec.name!r} is none of {IDS}, {MASK}, {TYPE_IDS}, which a tokenizer fills.")
+        if spec.datatype not in {"INT64", "INT32"} or len(spec.shape) != 2 or not counts_samples(spec):
+            reject("type", f"text needs {spec.name!r} as INT64 or INT32 of shape [-1, -1]; it is {spec.datatype} {list(spec.shape)}.")
+
+
+def _pad_id(tokenizer: Tokenizer) -> int:
+    """The id of the padding token, by the names in use; masked positions may hold anything, so 0 does otherwise."""
+    for token in ("[PAD]", "<pad>"):
+        if (number := tokenizer.token_to_id(token)) is not None:
+            return int(number)
+    return 0

@@ -1,0 +1,182 @@
+"""`seaway.yaml`: what a package says about its model beyond what the graph itself tells.
+
+Only the form is checked here. What an input type's own options mean is in that type's file; whether names fit the graph
+is checked when the package is opened.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Hashable
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import msgspec
+import yaml
+from msgspec import Meta
+
+from seaway.errors import InvalidPackage
+from seaway.packages.manifest import safe_path
+from seaway.types import Json
+
+SPEC_FILE = "seaway.yaml"
+MAX_SPEC_BYTES = 256 * 1024
+"""The YAML parser is pure Python: this much takes it a few seconds at worst."""
+MAX_LABELS_BYTES = 4 * 1024 * 1024
+
+T = TypeVar("T")
+Count = Annotated[int, Meta(ge=1)]
+
+
+class InputSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """Section `input`. `options` is for the input type named by `type`, which checks it."""
+
+    type: str = "tensor"
+    allow_nonfinite: bool = False
+    options: Json = {}
+
+
+class OutputSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Section `output`: what `/predict` makes of the graph's outputs."""
+
+    tensor: str | None = None
+    pooling: Literal["mean", "cls"] | None = None
+    normalize: bool = False
+    softmax: bool = False
+    labels: tuple[str, ...] | None = None
+
+
+class ServingDefaults(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Section `serving`: what a deployment takes when it doesn't say otherwise."""
+
+    engines: Count | None = None
+    processes: Count | None = None
+    max_queue_size: Count | None = None
+    timeout_seconds: Annotated[float, Meta(gt=0, le=86_400)] | None = None
+    max_batch_size: Count | None = None
+    """Samples of one request; more are refused. None: as many as fit in a body."""
+
+
+class PackageSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """A parsed `seaway.yaml`; every default stands for what the file leaves out."""
+
+    runtime: str | None = None
+    model: str | None = None
+    input: InputSpec = InputSpec()
+    output: OutputSpec = OutputSpec()
+    known_answers: str | None = None
+    serving: ServingDefaults = ServingDefaults()
+    description: str = ""
+
+
+class _File(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """The file as it is written; `PackageSpec` is the same with references followed."""
+
+    runtime: str | None = None
+    model: str | None = None
+    input: Json = {}
+    output: Json = {}
+    known_answers: str | None = None
+    serving: ServingDefaults = ServingDefaults()
+    description: Annotated[str, Meta(max_length=10_000)] = ""
+
+
+def read_spec(package: Path) -> PackageSpec:
+    """Read `seaway.yaml` of a package directory; without one, all defaults. Raises InvalidPackage naming the key."""
+    file = convert(_load_yaml(package), _File, "")
+    common = {key: value for key, value in file.input.items() if key in {"type", "allow_nonfinite"}}
+    options = {key: value for key, value in file.input.items() if key not in common}
+    labels = file.output.get("labels")
+    if isinstance(labels, str):
+        file.output["labels"] = _read_labels(package, labels)
+    return PackageSpec(
+        runtime=file.runtime,
+        model=str(safe_path(file.model)) if file.model is not None else None,
+        input=convert({**common, "options": options}, InputSpec, "input"),
+        output=convert(file.output, OutputSpec, "output"),
+        known_answers=str(safe_path(file.known_answers)) if file.known_answers is not None else None,
+        serving=file.serving,
+        description=file.description,
+    )
+
+
+def convert(value: Any, kind: type[T], section: str) -> T:
+    """`value` from a YAML file as a `kind`, strictly. Raises InvalidPackage naming the key below `section`."""
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        raise InvalidPackage(f"{SPEC_FILE}: {_explain(str(error), section)}") from error
+
+
+def package_file(package: Path, path: str, key: str) -> Path:
+    """The file of the package that `key` in seaway.yaml names. Raises InvalidPackage when it isn't there."""
+    file = package.joinpath(safe_path(path))
+    if not file.is_file() or file.is_symlink():
+        raise InvalidPackage(f"{SPEC_FILE}: {key} names {path!r}, which is not a file of the package.")
+    return file
+
+
+def _explain(message: str, section: str) -> str:
+    """msgspec's message with the key as people write it.
+
+    >>> _explain("Object contains unknown field `tok` - at `$.features[0]`", "input")
+    "unknown key 'input.features[0].tok'; remove it or check its spelling."
+    >>> _explain("Expected `int`, got `str` - at `$.max_tokens`", "input")
+    "'input.max_tokens': expected `int`, got `str`."
+    """
+    text, _, where = message.partition(" - at `$")
+    key = f"{section}{where.rstrip('`')}".strip(".") or "the file"
+    if unknown := re.fullmatch(r"Object contains unknown field `(.*)`", text):
+        return f"unknown key {f'{key}.{unknown[1]}'.removeprefix('the file.')!r}; remove it or check its spelling."
+    if missing := re.fullmatch(r"Object missing required field `(.*)`", text):
+        return f"{f'{key}.{missing[1]}'.removeprefix('the file.')!r} is required."
+    return f"{key!r}: {text[:1].lower()}{text[1:]}."
+
+
+def _read_labels(package: Path, path: str) -> list[str]:
+    file = package_file(package, path, "output.labels")
+    if file.stat().st_size > MAX_LABELS_BYTES:
+        raise InvalidPackage(f"{SPEC_FILE}: output.labels: {path!r} is larger than {MAX_LABELS_BYTES} bytes.")
+    try:
+        return [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except UnicodeDecodeError as error:
+        raise InvalidPackage(f"{SPEC_FILE}: output.labels: {path!r} is not UTF-8 text, one label a line.") from error
+
+
+def _load_yaml(package: Path) -> Any:
+    file = package / SPEC_FILE
+    if not file.exists():
+        return {}
+    if not file.is_file() or file.is_symlink() or file.stat().st_size > MAX_SPEC_BYTES:
+        raise InvalidPackage(f"{SPEC_FILE} must be a plain file of at most {MAX_SPEC_BYTES} bytes.")
+    try:
+        content = yaml.load(file.read_bytes(), _Loader)  # noqa: S506 - _Loader is a SafeLoader that allows less
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" (line {mark.line + 1})" if mark else ""
+        raise InvalidPackage(f"{SPEC_FILE} is not valid YAML{where}: {getattr(error, 'problem', None) or 'unreadable'}.") from error
+    except (RecursionError, ValueError) as error:
+        raise InvalidPackage(f"{SPEC_FILE} can't be read: nested too deep, or a value that is no YAML scalar.") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise InvalidPackage(f"{SPEC_FILE} must hold keys and values at its top.")
+    return content
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML without aliases (they make a small file expand without end) and without duplicate keys."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()
+            raise yaml.constructor.ConstructorError(None, None, "aliases (*name) are not allowed", event.start_mark)
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"duplicate key {key.value!r}", key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep=deep)
