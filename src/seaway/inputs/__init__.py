@@ -20,7 +20,7 @@ INPUT_TYPES = {
 
 
 def open_input(package: Path, spec: PackageSpec, signature: Signature) -> InputType:
-    """The input type that `spec` names, checked against the graph. Raises InvalidPackage naming the key that is wrong."""
+    """The input type that `spec` names, checked against the graph. Raises InvalidPackage naming the wrong key."""
     try:
         kind: type[InputType] = resolve("input type", spec.input.type, INPUT_TYPES)
     except ConfigurationError as error:

@@ -14,10 +14,11 @@ from seaway.inputs.base import Array
 from seaway.types import TensorSpec
 
 DTYPES: dict[str, np.dtype[Any]] = {
-    "BOOL": np.dtype(np.bool_), "BYTES": np.dtype(np.object_),
-    "UINT8": np.dtype(np.uint8), "UINT16": np.dtype(np.uint16), "UINT32": np.dtype(np.uint32), "UINT64": np.dtype(np.uint64),
-    "INT8": np.dtype(np.int8), "INT16": np.dtype(np.int16), "INT32": np.dtype(np.int32), "INT64": np.dtype(np.int64),
-    "FP16": np.dtype(np.float16), "FP32": np.dtype(np.float32), "FP64": np.dtype(np.float64),
+    "BOOL": np.dtype("bool"), "BYTES": np.dtype("object"),
+    "UINT8": np.dtype("uint8"), "UINT16": np.dtype("uint16"),
+    "UINT32": np.dtype("uint32"), "UINT64": np.dtype("uint64"),
+    "INT8": np.dtype("int8"), "INT16": np.dtype("int16"), "INT32": np.dtype("int32"), "INT64": np.dtype("int64"),
+    "FP16": np.dtype("float16"), "FP32": np.dtype("float32"), "FP64": np.dtype("float64"),
 }  # fmt: skip
 MAX_RANK = 32
 

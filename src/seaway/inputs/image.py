@@ -1,4 +1,4 @@
-"""Input type `image`: a sample is an encoded picture, in base64 or as the whole body; it is decoded and resized here."""
+"""Input type `image`: a sample is an encoded picture, in base64 or as the whole body; decoded and resized here."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ RESAMPLING = {
     "hamming": Image.Resampling.HAMMING, "bicubic": Image.Resampling.BICUBIC, "lanczos": Image.Resampling.LANCZOS,
 }  # fmt: skip
 
-# `max_pixels` below is the limit, from the header and before anything is decoded; the library's own only warns at first.
+# `max_pixels` below is the limit, checked from the header before anything is decoded; the library's own only warns.
 Image.MAX_IMAGE_PIXELS = None
 
 Size = Annotated[int, Meta(ge=1, le=65_535)]
@@ -85,7 +85,8 @@ class ImageInput:
             pixels_left -= image.width * image.height
             if pixels_left < 0:
                 raise PayloadTooLarge(
-                    f"The images have more than {self.options.max_pixels} pixels in all (input.max_pixels); send smaller or fewer."
+                    f"The images have more than {self.options.max_pixels} pixels in all (input.max_pixels); "
+                    "send smaller ones or fewer."
                 )
             rows.append(self._pixels(image, at(number, bare=bare)))
         return stack(self._signature, {self._tensor.name: np.stack(rows)}, rows=len(rows), bare=bare)
@@ -102,7 +103,7 @@ class ImageInput:
         except (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error) as error:
             raise InvalidRequest(f"{where} is a damaged image: {error}.") from error
         raw = np.asarray(resized)
-        raw = raw[:, :, np.newaxis] if raw.ndim == 2 else raw  # noqa: PLR2004 - grey images have no channel axis
+        raw = raw[:, :, np.newaxis] if raw.ndim == 2 else raw
         if self._dtype.kind in "iu" and self._scale == 1 and self._mean is None and self._std is None:
             array = raw.astype(self._dtype)
         else:
@@ -132,15 +133,16 @@ def _decode_base64(sample: Any, where: str) -> bytes:
     try:
         return base64.b64decode(sample, validate=True)
     except (binascii.Error, ValueError) as error:
-        raise InvalidRequest(f"{where} is not base64; send the image's bytes in base64 (URLs are not fetched).") from error
+        raise InvalidRequest(f"{where} is not base64; send the image itself (URLs are not fetched).") from error
 
 
 # --------------------------------------------------------------------------- reading seaway.yaml
 
 
 def _check_tensor(tensor: TensorSpec) -> None:
-    if len(tensor.shape) != 4 or not counts_samples(tensor):  # noqa: PLR2004 - N, C, H, W
-        reject("type", f"image needs a graph input of 4 dimensions, the first of them -1 or 1; {tensor.name!r} has {list(tensor.shape)}.")
+    if len(tensor.shape) != 4 or not counts_samples(tensor):
+        shape = list(tensor.shape)
+        reject("type", f"image needs a graph input of 4 dimensions, the first -1 or 1; {tensor.name!r} has {shape}.")
     if tensor.datatype not in {"UINT8", "FP16", "FP32", "FP64"}:
         reject("type", f"image needs a graph input of UINT8, FP16, FP32 or FP64; {tensor.name!r} is {tensor.datatype}.")
 

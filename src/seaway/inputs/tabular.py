@@ -16,7 +16,6 @@ import numpy as np
 from seaway.errors import InvalidRequest
 from seaway.inputs.arrays import DTYPES
 from seaway.inputs.base import (
-    Array,
     Samples,
     at,
     counts_samples,
@@ -83,8 +82,8 @@ class TabularInput:
         feeds = {}
         for spec in self._signature.inputs:
             used = [number for number, column in enumerate(self._columns) if column.tensor is spec]
-            values = [row[used[0]] for row in rows] if len(spec.shape) == 1 else [[row[i] for i in used] for row in rows]
-            feeds[spec.name] = np.array(values, dtype=DTYPES[spec.datatype])
+            array = np.array([[row[number] for number in used] for row in rows], dtype=DTYPES[spec.datatype])
+            feeds[spec.name] = array[:, 0] if len(spec.shape) == 1 else array
         return stack(self._signature, feeds, rows=len(rows), bare=bare)
 
     def examples(self) -> Sequence[Any]:
@@ -101,7 +100,8 @@ class TabularInput:
         if not isinstance(sample, list):
             raise InvalidRequest(f"{where} must be an object of features or a list of them, not {shown(sample)}.")
         if len(sample) != len(self._columns):
-            raise InvalidRequest(f"{where} has {len(sample)} values; there are {len(self._columns)} features: {self._listed()}.")
+            count = len(self._columns)
+            raise InvalidRequest(f"{where} has {len(sample)} values; there are {count} features: {self._listed()}.")
         return [column.encode(value, where) for column, value in zip(self._columns, sample, strict=True)]
 
     def _listed(self) -> str:
@@ -157,15 +157,16 @@ class Column:
             if feature.categories or feature.unknown != "error":
                 self._reject("type", "`categories` and `unknown` are for type: category.")
             if self._dtype.kind in "Ob":
-                self._reject("type", f"the graph's input {self.tensor.name!r} takes {self.tensor.datatype}, not numbers.")
+                self._reject("type", f"the graph's {self.tensor.name!r} takes {self.tensor.datatype}, not numbers.")
             return None
         if not feature.categories:
             self._reject("categories", "a category feature needs them listed.")
         if self._dtype.kind == "b":
-            self._reject("type", f"the graph's input {self.tensor.name!r} takes BOOL, not categories.")
+            self._reject("type", f"the graph's {self.tensor.name!r} takes BOOL, not categories.")
         as_text = self._dtype.kind == "O"
         codes = {
-            (value.__class__, value): str(value) if as_text else position for position, value in enumerate(feature.categories)
+            (value.__class__, value): str(value) if as_text else position
+            for position, value in enumerate(feature.categories)
         }
         if len(codes) != len(feature.categories):
             self._reject("categories", "a category is listed twice.")
@@ -175,7 +176,7 @@ class Column:
         missing = feature.missing
         if missing == "error":
             return None
-        if missing == "nan" or missing != missing:  # noqa: PLR0124 - .nan in YAML
+        if missing == "nan" or missing != missing:  # .nan in YAML
             if self._dtype.kind != "f":
                 self._reject("missing", f"NaN doesn't fit into {self.tensor.datatype}.")
             return NAN
@@ -196,7 +197,9 @@ class Column:
 
 
 def _is_row(inputs: Any) -> bool:
-    return isinstance(inputs, dict) or (isinstance(inputs, list) and bool(inputs) and not isinstance(inputs[0], dict | list))
+    if isinstance(inputs, list):
+        return bool(inputs) and not isinstance(inputs[0], dict | list)
+    return isinstance(inputs, dict)
 
 
 def _limits(dtype: np.dtype[Any]) -> tuple[float, float]:
@@ -228,11 +231,10 @@ def _tensor_of(feature: Feature, options: TabularOptions, signature: Signature, 
 def _check_width(tensor: TensorSpec, columns: list[Column]) -> None:
     """A graph input takes as many features as it is wide."""
     if not counts_samples(tensor) or len(tensor.shape) > 2:
-        reject("type", f"tabular needs graph inputs of shape [-1] or [-1, features]; {tensor.name!r} has {list(tensor.shape)}.")
+        shape = list(tensor.shape)
+        reject("type", f"tabular needs graph inputs of shape [-1] or [-1, features]; {tensor.name!r} has {shape}.")
     width = 1 if len(tensor.shape) == 1 else tensor.shape[1]
     if not columns:
         reject("features", f"no feature goes into the graph's input {tensor.name!r}; give one `tensor: {tensor.name}`.")
     if width not in {-1, len(columns)}:
         reject("features", f"{len(columns)} features go into {tensor.name!r}, which takes {width}.")
-
-

@@ -1,7 +1,7 @@
 """Input type `tensor`: a sample is the graph's own tensors as nested lists.
 
-Where the graph takes any number of samples, a sample lacks the first axis and a list of samples is stacked; else a sample
-is whole and a list runs one after another.
+Where the graph takes any number of samples, a sample lacks the first axis and a list of samples is stacked; else a
+sample is whole and a list runs one after another.
 """
 
 from __future__ import annotations
@@ -64,7 +64,8 @@ class TensorInput:
             return False
         rank = self._rank(self._signature.inputs[0])
         # Only the rank tells a sample from a list of them; where the graph declares none, there is only one sample.
-        return rank is None or nesting(inputs) <= rank and not (isinstance(inputs, list) and isinstance(inputs[0], dict))
+        named = isinstance(inputs, list) and isinstance(inputs[0], dict)
+        return rank is None or (nesting(inputs) <= rank and not named)
 
     def _rank(self, spec: TensorSpec) -> int | None:
         """Dimensions of a sample's tensor; None when the graph doesn't declare them."""
@@ -91,7 +92,7 @@ class TensorInput:
         if any(isinstance(sample, dict) for sample in samples) or len(self._names) > 1:
             arrays = [self._tensor(sample, spec, where=f"inputs[{row}]") for row, sample in enumerate(samples)]
             if len({array.shape for array in arrays}) > 1:
-                raise InvalidRequest(f"The samples' {spec.name!r} have different shapes; send them in requests of their own.")
+                raise InvalidRequest(f"The samples' {spec.name!r} have different shapes; send one request for each.")
             return np.stack(arrays)
         array = to_array(samples, spec.datatype, len(spec.shape), where="inputs", allow_nonfinite=self._allow_nonfinite)
         check_shape(array.shape, spec, where="inputs")

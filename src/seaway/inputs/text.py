@@ -73,12 +73,13 @@ class TextInput:
         for number, length in enumerate(lengths):
             if length > self._max_tokens:
                 raise PayloadTooLarge(
-                    f"{at(number, bare=bare)} has {length} tokens; this model takes {self._max_tokens} (input.max_tokens)."
+                    f"{at(number, bare=bare)} has {length} tokens; {self._max_tokens} are allowed (input.max_tokens)."
                 )
         mask = self._pad([[1] * length for length in lengths], 0)
         made = {IDS: self._pad([e.ids for e in encodings], self._fill[IDS]), MASK: mask}
         made[TYPE_IDS] = self._pad([e.type_ids for e in encodings], self._fill[TYPE_IDS])
-        feeds = {spec.name: made[spec.name].astype(DTYPES[spec.datatype], copy=False) for spec in self._signature.inputs}
+        wanted = self._signature.inputs
+        feeds = {spec.name: made[spec.name].astype(DTYPES[spec.datatype], copy=False) for spec in wanted}
         stacked = stack(self._signature, feeds, rows=len(samples), bare=bare)
         masks = (mask,) if len(stacked.feeds) == 1 else tuple(mask[row : row + 1] for row in range(len(samples)))
         return dataclasses.replace(stacked, tokens=sum(lengths), masks=masks)
@@ -114,9 +115,12 @@ def _check_inputs(inputs: Sequence[TensorSpec]) -> None:
         reject("type", f"text needs a graph input {IDS!r}; the graph has: {', '.join(sorted(map(repr, names)))}.")
     for spec in inputs:
         if spec.name not in {IDS, MASK, TYPE_IDS}:
-            reject("type", f"the graph's input {spec.name!r} is none of {IDS}, {MASK}, {TYPE_IDS}, which a tokenizer fills.")
+            reject(
+                "type", f"the graph's {spec.name!r} is not one a tokenizer fills: {IDS}, {MASK}, {TYPE_IDS}."
+            )
         if spec.datatype not in {"INT64", "INT32"} or len(spec.shape) != 2 or not counts_samples(spec):
-            reject("type", f"text needs {spec.name!r} as INT64 or INT32 of shape [-1, -1]; it is {spec.datatype} {list(spec.shape)}.")
+            found = f"{spec.datatype} {list(spec.shape)}"
+            reject("type", f"text needs {spec.name!r} as INT64 or INT32 of shape [-1, -1]; it is {found}.")
 
 
 def _pad_id(tokenizer: Tokenizer) -> int:

@@ -24,19 +24,24 @@ def safe_path(path: str) -> PurePosixPath:
     """
     shown = repr(path[:80])
     if not path or len(path) > MAX_PATH_CHARACTERS:
-        raise InvalidPackage(f"The file name {shown} has {len(path)} characters; 1 to {MAX_PATH_CHARACTERS} are allowed.")
+        raise InvalidPackage(
+            f"The file name {shown} has {len(path)} characters; 1 to {MAX_PATH_CHARACTERS} are allowed."
+        )
     if _FORBIDDEN.search(path):
-        raise InvalidPackage(f"The file name {shown} holds a backslash, a drive or a control character; rename the file.")
+        raise InvalidPackage(
+            f"The file name {shown} holds a backslash, a drive or a control character; rename the file."
+        )
     if any(part in {"", ".", ".."} for part in path.split("/")):
-        raise InvalidPackage(f"The file name {shown} must be relative to the package, without '.', '..' or empty parts.")
+        raise InvalidPackage(
+            f"The file name {shown} must be relative to the package, without '.', '..' or empty parts."
+        )
     return PurePosixPath(path)
 
 
 def scan(directory: Path) -> Manifest:
-    """Hash every file below `directory`. Raises InvalidPackage for links, devices, unsafe names, or when it is empty."""
+    """Hash every file below `directory`. Raises InvalidPackage for links, devices, unsafe names, or no file."""
     files = tuple(
-        FileEntry(path, os.stat(source, follow_symlinks=False).st_size, _sha256(source))
-        for path, source in sorted(_files(directory, ""))
+        FileEntry(path, source.lstat().st_size, _sha256(source)) for path, source in sorted(_files(directory, ""))
     )
     if not files:
         raise InvalidPackage("There are no files in it; add at least the model file.")
@@ -57,7 +62,7 @@ def verify(directory: Path, manifest: Manifest) -> None:
     for path, entry in sorted(expected.items()):
         if path not in present:
             raise ArtifactCorrupt(f"The stored package lacks the file {path!r}.")
-        size = os.stat(present[path], follow_symlinks=False).st_size
+        size = present[path].lstat().st_size
         if size != entry.size:
             raise ArtifactCorrupt(f"The stored file {path!r} has {size} bytes; {entry.size} were registered.")
         if _sha256(present[path]) != entry.sha256:

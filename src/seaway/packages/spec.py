@@ -154,9 +154,10 @@ def _load_yaml(package: Path) -> Any:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" (line {mark.line + 1})" if mark else ""
-        raise InvalidPackage(f"{SPEC_FILE} is not valid YAML{where}: {getattr(error, 'problem', None) or 'unreadable'}.") from error
+        problem = getattr(error, "problem", None) or "unreadable"
+        raise InvalidPackage(f"{SPEC_FILE} is not valid YAML{where}: {problem}.") from error
     except (RecursionError, ValueError) as error:
-        raise InvalidPackage(f"{SPEC_FILE} can't be read: nested too deep, or a value that is no YAML scalar.") from error
+        raise InvalidPackage(f"{SPEC_FILE} can't be read: nested too deep, or not a YAML value.") from error
     if content is None:
         return {}
     if not isinstance(content, dict):
@@ -169,8 +170,8 @@ class _Loader(yaml.SafeLoader):
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
-            event = self.peek_event()
-            raise yaml.constructor.ConstructorError(None, None, "aliases (*name) are not allowed", event.start_mark)
+            mark = self.get_event().start_mark  # type: ignore[no-untyped-call]
+            raise yaml.constructor.ConstructorError(None, None, "aliases (*name) are not allowed", mark)
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:

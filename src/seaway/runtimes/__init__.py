@@ -20,14 +20,17 @@ MODEL_SUFFIXES = {".onnx": "onnx"}
 def identify(package: Path, spec: PackageSpec) -> PackageSpec:
     """`spec` with `runtime` and `model` filled in from the files. Raises InvalidPackage when that isn't unambiguous."""
     if spec.runtime is not None and spec.runtime not in RUNTIMES:
-        raise InvalidPackage(f"{SPEC_FILE}: there is no runtime {spec.runtime!r}; there are: {', '.join(sorted(RUNTIMES))}.")
+        known = ", ".join(sorted(RUNTIMES))
+        raise InvalidPackage(f"{SPEC_FILE}: runtime: there is none called {spec.runtime!r}; there are: {known}.")
     model = spec.model
     if model is None:
         suffixes = [suffix for suffix, name in MODEL_SUFFIXES.items() if spec.runtime in {None, name}]
         found = sorted(file.name for file in package.iterdir() if file.suffix in suffixes)
         if len(found) != 1:
-            listed = f"{len(found)} files at its top end so" if found else "no file at its top ends so"
-            raise InvalidPackage(f"The package needs one model file ({', '.join(suffixes)}); {listed}. Add it or name it as `model`.")
+            raise InvalidPackage(
+                f"The package needs one model file ({', '.join(suffixes)}) at its top and has {len(found)}; "
+                f"add it, or name it as `model` in {SPEC_FILE}."
+            )
         model = found[0]
     file = package_file(package, model, "model")
     runtime = spec.runtime or MODEL_SUFFIXES.get(file.suffix)

@@ -24,7 +24,7 @@ class RunHandle:
 
     def terminate(self) -> None:
         """Make the run that uses this handle, or the next one to use it, raise Cancelled soon."""
-        # Set before it is read here, and read after it is set in `stops`: whichever thread comes second does the stopping.
+        # Here the flag is set before `_stop` is read, in `stops` the other way round: the second of them stops.
         self.terminated = True
         if stop := self._stop:
             stop()
@@ -64,5 +64,5 @@ class Runtime(Protocol):
     """Opens the model of a package."""
 
     def load(self, package: Path, spec: PackageSpec, *, threads: int) -> Session:
-        """Load `spec.model` with `threads` threads a run. Raises InvalidPackage; its message holds no path of this machine."""
+        """Load `spec.model`. Raises InvalidPackage, whose message holds no path of this machine."""
         ...

@@ -29,7 +29,7 @@ _LOAD_ERRORS = (
 )  # fmt: skip
 _RUN_ERRORS = (native.Fail, native.RuntimeException, native.NotImplemented, native.EPFail, RuntimeError, ValueError)
 
-# ONNX Runtime logs what it also raises, some of it outside any session's settings; the raised form is the one we report.
+# ONNX Runtime also logs what it raises, partly outside any session's settings; the raised form is reported.
 ort.set_default_logger_severity(4)
 
 
@@ -92,7 +92,7 @@ def session_options(threads: int) -> Any:
 def read_signature(session: Any) -> Signature:
     """Inputs and outputs as the graph declares them. Raises InvalidPackage for what has no place in the protocol.
 
-    Outputs that are no tensors (scikit-learn's ZipMap makes a sequence of maps) are left out as long as another remains.
+    Outputs that are no tensors (scikit-learn's ZipMap makes a sequence of maps) are left out if another remains.
     ONNX Runtime reports a scalar and an undeclared shape alike, as `()`.
     """
     inputs = tuple(_tensor(node) for node in session.get_inputs())
@@ -105,7 +105,7 @@ def read_signature(session: Any) -> Signature:
 
 def _tensor(node: Any) -> TensorSpec:
     if node.type not in DATATYPES:
-        raise InvalidPackage(f"The tensor {node.name!r} is of type {node.type}, which can't be sent; add a Cast to the graph.")
+        raise InvalidPackage(f"{node.name!r} is of type {node.type}, which can't be sent; add a Cast to the graph.")
     shape = tuple(size if isinstance(size, int) and size >= 0 else -1 for size in node.shape)
     return TensorSpec(node.name, DATATYPES[node.type], shape)
 
@@ -120,7 +120,7 @@ def _explain_load(message: str, package: Path, model: str) -> str:
     if operator := re.search(r"No Op registered for (\S+) with domain_version of (\d+)", message):
         return f"{model!r} uses the operator {operator[1]!r} (opset {operator[2]}), which ONNX Runtime doesn't have."
     if operator := re.search(r"(\S+?)\(-?\d+\) is not a registered function/op", message):
-        return f"{model!r} uses the operator {operator[1]!r}, which ONNX Runtime doesn't have; custom operators can't be loaded."
+        return f"{model!r} uses the operator {operator[1]!r}, which ONNX Runtime doesn't have; it is a custom one."
     if operator := re.search(r"Could not find an implementation for (\S+) node", message):
         return f"{model!r} uses the operator {operator[1]!r} with types that ONNX Runtime doesn't implement."
     if "INVALID_PROTOBUF" in message or "No graph was found" in message:
@@ -134,7 +134,8 @@ def _explain_external_data(message: str, package: Path) -> str:
     if "Absolute path" in message:
         return "its external data has an absolute path; it must be relative to the model file."
     if missing := re.search(r'does not exist: "([^"]*)"', message):
-        return f"its external data file {missing[1].removeprefix(str(package)).lstrip('/')!r} is not in the package; add it."
+        path = missing[1].removeprefix(str(package)).lstrip("/")
+        return f"its external data file {path!r} is not in the package; add it."
     if "out of bounds" in message:
         return "its external data file is shorter than the graph says; upload it again."
     return "its external data can't be read."

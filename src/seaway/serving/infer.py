@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -74,10 +75,11 @@ def _checked(tensor: InferTensor, spec: TensorSpec, *, allow_nonfinite: bool) ->
     return array if array.flags.aligned and array.flags.c_contiguous else array.copy(order="C")
 
 
-def _map(array: Array, change: object) -> Array:
-    changed = np.empty(array.size, dtype=np.object_)
-    changed[:] = [change(item) for item in array.reshape(-1)]  # type: ignore[operator]
-    return changed.reshape(array.shape)
+def _map(array: Array, change: Callable[[Any], Any]) -> Array:
+    changed: Array = np.empty(array.size, dtype=np.object_)
+    changed[:] = [change(item) for item in array.reshape(-1)]
+    shaped: Array = changed.reshape(array.shape)
+    return shaped
 
 
 def _names(specs: Sequence[TensorSpec]) -> str:

@@ -39,7 +39,8 @@ def inspect_package(directory: Path, *, memory_bytes: int, seconds: float) -> In
     from seaway.config import child_environment  # noqa: PLC0415 - pydantic is for control, not for the process below
 
     # -P: a package's own files must never be importable, whatever directory this runs in.
-    command = [sys.executable, "-P", "-m", "seaway.serving.inspect", str(directory.resolve()), str(memory_bytes), str(seconds)]
+    command = [sys.executable, "-P", "-m", "seaway.serving.inspect"]
+    command += [str(directory.resolve()), str(memory_bytes), str(seconds)]
     with tempfile.TemporaryFile() as answer:
         process = subprocess.Popen(  # noqa: S603 - our own module, no shell
             command, stdin=subprocess.DEVNULL, stdout=answer, stderr=subprocess.DEVNULL,
@@ -62,7 +63,7 @@ def _read(answer: bytes, status: int, *, memory_bytes: int, seconds: float) -> I
     if status != 0:
         reason = signal.Signals(-status).name if status < 0 else f"status {status}"
         raise InvalidPackage(
-            f"Opening the model crashed ({reason}): it is damaged, or needs more than {memory_bytes >> 20} MiB of memory."
+            f"Opening the model crashed ({reason}): it is damaged or needs more than {memory_bytes >> 20} MiB."
         )
     try:
         content = msgspec.json.decode(answer)

@@ -35,14 +35,15 @@ def read_known_answers(package: Path, spec: PackageSpec) -> tuple[KnownAnswer, .
     if spec.known_answers is None:
         return ()
     file = package_file(package, spec.known_answers, "known_answers")
+    where = f"{SPEC_FILE}: known_answers: {spec.known_answers!r}"
     if file.stat().st_size > MAX_FILE_BYTES:
-        raise InvalidPackage(f"{SPEC_FILE}: known_answers: {spec.known_answers!r} is larger than {MAX_FILE_BYTES} bytes.")
+        raise InvalidPackage(f"{where} is larger than {MAX_FILE_BYTES} bytes.")
     try:
         answers = msgspec.json.decode(file.read_bytes(), type=tuple[KnownAnswer, ...])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InvalidPackage(f"{SPEC_FILE}: known_answers: {spec.known_answers!r}: {error}.") from error
+        raise InvalidPackage(f"{where}: {error}.") from error
     if not answers:
-        raise InvalidPackage(f"{SPEC_FILE}: known_answers: {spec.known_answers!r} is empty; leave the key out or add some.")
+        raise InvalidPackage(f"{where} is empty; leave the key out or add some.")
     return answers
 
 
@@ -61,7 +62,8 @@ def warm_up(predict: Callable[[Any], Any], answers: Sequence[KnownAnswer], examp
     # Made-up inputs may have lengths or values that a sound model has no use for; one that works shows that it runs.
     if len(failures) == len(examples):
         raise WarmUpFailed(
-            f"The model fails on inputs made up from its signature: {failures[0]} Add known_answers with inputs that it takes."
+            f"The model fails on inputs made up from its signature: {failures[0]} "
+            "Add known_answers with inputs that it takes."
         ) from failures[0]
 
 
@@ -82,7 +84,8 @@ def compare(actual: Any, expected: Any, tolerance: float, where: str) -> str | N
     """
     if _is_number(actual) and _is_number(expected):
         off = abs(actual - expected)
-        return None if off <= tolerance * max(1.0, abs(expected)) else f"{where} is {actual} instead of {expected}, off by {off:g}"
+        close = off <= tolerance * max(1.0, abs(expected))
+        return None if close else f"{where} is {actual} instead of {expected}, off by {off:g}"
     if isinstance(actual, list) and isinstance(expected, list):
         if len(actual) != len(expected):
             return f"{where} has {len(actual)} elements instead of {len(expected)}"

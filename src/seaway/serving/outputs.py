@@ -55,8 +55,10 @@ class OutputStage:
         parts = []
         for number, run in enumerate(runs):
             mask = samples.masks[number] if samples.masks else None
+            array = run[position]
             rows = samples.rows if len(runs) == 1 else 1
-            parts.append(self._rows(run[position], mask, rows, position) if samples.stacked else [self._change(run[position], mask)])
+            whole = not samples.stacked
+            parts.append([self._change(array, mask)] if whole else self._rows(array, mask, rows, position))
         column = parts[0] if len(parts) == 1 else [part[0] for part in parts]
         if self._labels is not None:
             return [self._labelled(value) for value in column]
@@ -98,7 +100,8 @@ class OutputStage:
 def pool(states: Array, mask: Array, how: str) -> Array:
     """One vector a text from one a token: their mean, or the first token's; padding doesn't count."""
     if states.ndim != _SEQUENCE_RANK or states.shape[:2] != mask.shape:
-        raise InferenceFailed(f"Pooling needs an output of shape [samples, tokens, features]; it has {list(states.shape)}.")
+        shape = list(states.shape)
+        raise InferenceFailed(f"Pooling needs an output of shape [samples, tokens, features]; it has {shape}.")
     if how == "cls":
         first: Array = states[np.arange(len(states)), mask.argmax(axis=1)]
         return first

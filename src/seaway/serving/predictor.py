@@ -170,7 +170,7 @@ class Predictor:
         kind = payload.content_type.partition(";")[0].strip().lower()
         if kind.startswith("image/") or kind == "multipart/form-data":
             if not self._input.takes_bytes:
-                raise UnsupportedEncoding(f"This model takes {self.spec.input.type} inputs; send them as JSON, not as {kind}.")
+                raise UnsupportedEncoding(f"This model takes {self.spec.input.type}; send it as JSON, not as {kind}.")
             if kind == "multipart/form-data":
                 return bytes(first_file(body, payload.content_type, limit=self._max_body_bytes))
             return bytes(body)
@@ -192,5 +192,4 @@ class Predictor:
     def _check_rows(self, rows: int) -> None:
         limit = self.spec.serving.max_batch_size
         if limit is not None and rows > limit:
-            raise InvalidRequest(f"The request has {rows} samples; this model takes at most {limit} (serving.max_batch_size).")
-
+            raise InvalidRequest(f"The request has {rows} samples; {limit} are allowed (serving.max_batch_size).")
