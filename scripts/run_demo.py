@@ -26,10 +26,10 @@ def main() -> int:
     try:
         url = _address(server)
         status = _quickstart(url) if url else 1
-        if status == 0:
-            _say("\nSeaway keeps serving; Ctrl-C stops it. Its state stays in .seaway, remove that to start over.")
-            return _wait(server)
-        return status
+        if status != 0:
+            return status
+        _say("\nSeaway keeps serving; Ctrl-C stops it. Its state stays in .seaway, remove that to start over.")
+        return _wait(server)
     except KeyboardInterrupt:
         return _wait(server)
     finally:

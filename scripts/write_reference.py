@@ -50,8 +50,8 @@ def metrics() -> str:
     return _page(
         "Metrics",
         """
-`GET /metrics` in Prometheus' text format, exact over all gateways and also after one of them was killed. How to scrape it
-and what to alert on: [how-to/prometheus.md](../how-to/prometheus.md).
+`GET /metrics` in Prometheus' text format, exact over all gateways and also after one of them was killed. How to scrape
+it and what to alert on: [how-to/prometheus.md](../how-to/prometheus.md).
 """,
         "| metric | type | meaning |\n| --- | --- | --- |",
         rows,
@@ -67,8 +67,8 @@ def errors() -> str:
     return _page(
         "Errors",
         """
-Every error of every endpoint is `{"error": "<what is wrong and what to do>"}` with one of these statuses. 429 and 503 say in
-`Retry-After` when to come back.
+Every error of every endpoint is `{"error": "<what is wrong and what to do>"}` with one of these statuses. 429 and
+503 say in `Retry-After` when to come back.
 """,
         "| error | status | meaning |\n| --- | --- | --- |",
         rows,

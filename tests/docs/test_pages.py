@@ -24,7 +24,7 @@ _LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 
 
 def shown(page: Path) -> list[tuple[str, str]]:
-    """The blocks of a page that a reader would run here, in order: (language, text). `console` blocks need another machine."""
+    """The blocks of a page that run here, in order: (language, text). `console` blocks need another machine."""
     return [(kind, text) for kind, text in _BLOCK.findall(page.read_text()) if kind in {"bash", "python"}]
 
 

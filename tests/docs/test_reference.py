@@ -19,7 +19,8 @@ def _writer() -> dict[str, object]:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.PAGES
+    pages: dict[str, object] = module.PAGES
+    return pages
 
 
 @pytest.mark.parametrize("name", ["errors.md", "metrics.md", "settings.md"])

@@ -50,7 +50,9 @@ class SeawayServer:
             raise
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._process is not None and self._process.poll() is None:
             self.stop(signal.SIGTERM)
         if self._http is not None:
@@ -69,7 +71,8 @@ class SeawayServer:
         self._stderr = (self.home / "stderr.log").open("a")
         self._process = subprocess.Popen(
             [sys.executable, "-m", "seaway", "serve", "--port", "0", "--home", str(self.home)],
-            env=environment, cwd=self.home, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=self._stderr, text=True,
+            env=environment, cwd=self.home, text=True,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=self._stderr,
         )  # fmt: skip
         self.url = self._announced(self._process)
         if self._http is not None:
@@ -90,7 +93,8 @@ class SeawayServer:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-            raise AssertionError(f"The server still ran {STOP_SECONDS:g} s after {number.name}.\n{self.stderr()}") from None
+            message = f"The server still ran {STOP_SECONDS:g} s after {number.name}.\n{self.stderr()}"
+            raise AssertionError(message) from None
         finally:
             if process.stdout is not None:
                 process.stdout.close()
@@ -131,7 +135,7 @@ class SeawayServer:
             "launcher": self.pid,
             **{f"gateway-{gateway['index']}": gateway["pid"] for gateway in live["gateways"]},
             **{worker["worker_id"]: worker["pid"] for worker in workers},
-            **_control_of(self.pid),
+            "control": next(pid for pid, command in children(self.pid) if f" {self.pid} control " in command),
         }
 
     def stderr(self) -> str:
@@ -164,7 +168,8 @@ class SeawayServer:
         return self._process
 
     def _ready(self) -> bool:
-        assert self._running().poll() is None, f"The server ended with status {self._running().poll()}.\n{self.stderr()}"
+        status = self._running().poll()
+        assert status is None, f"The server ended with status {status}.\n{self.stderr()}"
         with contextlib.suppress(httpx.TransportError):
             return self.http.get("/v2/health/ready").status_code == httpx.codes.OK
         return False
@@ -206,10 +211,6 @@ def children(pid: int) -> Iterator[tuple[int, str]]:
         with contextlib.suppress(OSError):
             if int((entry / "stat").read_text().rpartition(")")[2].split()[1]) == pid:
                 yield int(entry.name), (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-
-
-def _control_of(launcher: int) -> dict[str, int]:
-    return {"control": pid for pid, command in children(launcher) if f" {launcher} control " in command}
 
 
 def _text(value: Any) -> str:
