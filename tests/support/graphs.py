@@ -1,0 +1,76 @@
+"""Small ONNX graphs for tests of input types, runtimes and the predictor. Shapes are lists; a name is a variable size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from onnx import TensorProto, helper, numpy_helper
+
+Tensor = tuple[str, int, Sequence[int | str] | None]
+FLOAT, INT64, STRING, BOOL, UINT8 = (
+    TensorProto.FLOAT, TensorProto.INT64, TensorProto.STRING, TensorProto.BOOL, TensorProto.UINT8,
+)  # fmt: skip
+
+
+def model(
+    nodes: Sequence[tuple[str, Sequence[str], Sequence[str], dict[str, Any]]],
+    inputs: Sequence[Tensor],
+    outputs: Sequence[Tensor],
+    weights: dict[str, np.ndarray[Any, Any]] | None = None,
+) -> bytes:
+    """A serialized model of `(operator, inputs, outputs, attributes)` nodes."""
+    graph = helper.make_graph(
+        [helper.make_node(operator, takes, gives, **attributes) for operator, takes, gives, attributes in nodes],
+        "graph",
+        [helper.make_tensor_value_info(*tensor) for tensor in inputs],
+        [helper.make_tensor_value_info(*tensor) for tensor in outputs],
+        [numpy_helper.from_array(array, name) for name, array in (weights or {}).items()],
+    )
+    built = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)])
+    built.ir_version = 10
+    return built.SerializeToString()
+
+
+def identity(kind: int = FLOAT, shape: Sequence[int | str] | None = ("n", 3)) -> bytes:
+    """y = x."""
+    return model([("Identity", ["x"], ["y"], {})], [("x", kind, shape)], [("y", kind, shape)])
+
+
+def linear(weights: np.ndarray[Any, Any], batch: int | str = "n") -> bytes:
+    """y = x @ weights."""
+    width, height = weights.shape
+    return model(
+        [("MatMul", ["x", "w"], ["y"], {})],
+        [("x", FLOAT, [batch, width])],
+        [("y", FLOAT, [batch, height])],
+        {"w": weights.astype(np.float32)},
+    )
+
+
+def embedding(vectors: np.ndarray[Any, Any], *, with_mask: bool = True) -> bytes:
+    """states[n, t] = vectors[input_ids[n, t]]: what a text model does, without the model."""
+    inputs: list[Tensor] = [("input_ids", INT64, ["n", "t"])]
+    nodes: list[Any] = [("Gather", ["v", "input_ids"], ["states"], {})]
+    if with_mask:
+        inputs.append(("attention_mask", INT64, ["n", "t"]))
+    return model(nodes, inputs, [("states", FLOAT, ["n", "t", vectors.shape[1]])], {"v": vectors.astype(np.float32)})
+
+
+def two_inputs() -> bytes:
+    """sum = a + b, difference = a - b; two numbers a sample."""
+    return model(
+        [("Add", ["a", "b"], ["sum"], {}), ("Sub", ["a", "b"], ["difference"], {})],
+        [("a", FLOAT, ["n", 2]), ("b", FLOAT, ["n", 2])],
+        [("sum", FLOAT, ["n", 2]), ("difference", FLOAT, ["n", 2])],
+    )
+
+
+def columns() -> bytes:
+    """One input a column: age is a number, city a string; both come back."""
+    return model(
+        [("Identity", ["age"], ["years"], {}), ("Identity", ["city"], ["place"], {})],
+        [("age", FLOAT, ["n", 1]), ("city", STRING, ["n", 1])],
+        [("years", FLOAT, ["n", 1]), ("place", STRING, ["n", 1])],
+    )
