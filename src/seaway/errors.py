@@ -14,7 +14,8 @@
     ├─ DeadlineExceeded          the caller's time is over
     ├─ Cancelled                 the caller left
     ├─ Unavailable               known, but can't answer now
-    │  └─ WorkerLost             the process that ran the request died
+    │  ├─ WorkerLost             the process that ran the request died
+    │  └─ ServerNotReached       the client found no server at its address
     ├─ NotSupported              part of a protocol that is not offered
     ├─ ArtifactCorrupt           bytes on disk are not the bytes registered
     ├─ InferenceFailed           the model itself failed on an acceptable input
@@ -95,6 +96,10 @@ class Unavailable(SeawayError):
 
 class WorkerLost(Unavailable):
     """The worker process died while it ran this request; it is not tried again, since it may be the cause."""
+
+
+class ServerNotReached(Unavailable):
+    """Raised by the client: no Seaway server answers at its address."""
 
 
 class NotSupported(SeawayError):
