@@ -75,7 +75,11 @@ class OnnxSession:
         except _RUN_ERRORS as error:
             if handle is not None and handle.terminated:
                 raise Cancelled("The run was stopped.") from error
+            if "bad_alloc" in str(error) or "Failed to allocate" in str(error):
+                raise InferenceFailed("The model asked for more memory than there is for it.") from error
             raise InferenceFailed(f"The model failed: {_clean(str(error))}") from error
+        except MemoryError as error:
+            raise InferenceFailed("The model asked for more memory than there is for it.") from error
 
 
 def session_options(threads: int) -> Any:
@@ -85,6 +89,10 @@ def session_options(threads: int) -> Any:
     options.inter_op_num_threads = 1
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # Without the arena, memory goes back after each run. Measured with MiniLM, one batch of 64 texts of 256 tokens: the
+    # process holds 103 MB afterwards instead of 697 MB, at the same latency. And an arena whose first request is
+    # absurdly large stays broken ("Integer overflow") for every later request of the session.
+    options.enable_cpu_mem_arena = False
     options.log_severity_level = 4
     return options
 

@@ -24,7 +24,6 @@ from seaway.serving.known_answers import read_known_answers, warm_up
 from seaway.serving.outputs import OutputStage
 from seaway.types import Json, Signature
 from seaway.wire.encoding import choose_encoding, pack, unpack
-from seaway.wire.multipart import first_file
 from seaway.wire.oip import InferRequest, decode_infer, encode_infer
 from seaway.wire.predict import decode_predict, encode_predict
 
@@ -172,6 +171,8 @@ class Predictor:
             if not self._input.takes_bytes:
                 raise UnsupportedEncoding(f"This model takes {self.spec.input.type}; send it as JSON, not as {kind}.")
             if kind == "multipart/form-data":
+                from seaway.wire.multipart import first_file  # noqa: PLC0415 - 1 MB that few models' workers need
+
                 return bytes(first_file(body, payload.content_type, limit=self._max_body_bytes))
             return bytes(body)
         if "pickle" in kind:

@@ -1,0 +1,96 @@
+"""seaway.yaml: what is read, and that every mistake names its key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from seaway.errors import InvalidPackage
+from seaway.packages import PackageSpec, read_spec
+
+
+def read(directory: Path, text: str) -> PackageSpec:
+    (directory / "seaway.yaml").write_text(text)
+    return read_spec(directory)
+
+
+def test_without_a_file_everything_is_default(tmp_path: Path) -> None:
+    assert read_spec(tmp_path) == PackageSpec()
+
+
+def test_an_empty_file_is_no_file(tmp_path: Path) -> None:
+    assert read(tmp_path, "# nothing yet\n") == PackageSpec()
+
+
+def test_every_section_is_read(tmp_path: Path) -> None:
+    spec = read(
+        tmp_path,
+        """
+        runtime: onnx
+        model: models/m.onnx
+        input: {type: text, max_tokens: 12, allow_nonfinite: true}
+        output: {tensor: y, pooling: cls, normalize: true, softmax: true, labels: [a, b]}
+        known_answers: answers.json
+        serving: {engines: 1, processes: 2, max_queue_size: 3, timeout_seconds: 4, max_batch_size: 5}
+        description: what it is
+        """,
+    )
+
+    assert (spec.runtime, spec.model, spec.known_answers) == ("onnx", "models/m.onnx", "answers.json")
+    assert (spec.input.type, spec.input.options, spec.input.allow_nonfinite) == ("text", {"max_tokens": 12}, True)
+    assert (spec.output.tensor, spec.output.pooling, spec.output.labels) == ("y", "cls", ("a", "b"))
+    assert (spec.serving.max_queue_size, spec.serving.timeout_seconds, spec.serving.max_batch_size) == (3, 4.0, 5)
+
+
+def test_labels_may_be_a_file_of_lines(tmp_path: Path) -> None:
+    (tmp_path / "labels.txt").write_text("cat\n\ndög\n", encoding="utf-8")
+
+    assert read(tmp_path, "output: {labels: labels.txt}").output.labels == ("cat", "dög")
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("modell: x", "'modell'"),
+        ("output: {labelz: [a]}", "'output.labelz'"),
+        ("output: {pooling: max}", "'output.pooling'"),
+        ("output: {softmax: 1}", "'output.softmax'"),
+        ("output: {labels: [a, 1]}", r"'output.labels\[1\]'"),
+        ("output: {labels: nowhere.txt}", "output.labels"),
+        ("output: {labels: ../../etc/passwd}", "relative"),
+        ("input: {type: 3}", "'input.type'"),
+        ("input: [a]", "'input'"),
+        ("serving: {engines: 0}", "'serving.engines'"),
+        ("serving: {timeout_seconds: .nan}", "'serving.timeout_seconds'"),
+        ("serving: {gpu: 1}", "'serving.gpu'"),
+        ("model: ../model.onnx", "relative"),
+        ("model: /etc/passwd", "relative"),
+        ("known_answers: a/../../b", "relative"),
+        ("- a list", "keys and values"),
+        ("a: b: c", "line 1"),
+        ("model: a\nmodel: b", "duplicate key 'model'"),
+        ("a: &x [1]\nb: *x", "aliases"),
+        ("!!python/object/apply:os.system ['id']", "YAML"),
+        ("input: " + "[" * 5000, "nested too deep|YAML"),
+        ("description: 2020-99-99", "can't be read"),
+        ("? [a]\n: b", "YAML"),
+        ("\x00", "YAML"),
+    ],
+)
+def test_a_mistake_is_refused_with_its_key(tmp_path: Path, text: str, named: str) -> None:
+    with pytest.raises(InvalidPackage, match=named) as caught:
+        read(tmp_path, text)
+    assert str(tmp_path) not in str(caught.value)
+
+
+def test_a_file_that_would_take_long_to_parse_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidPackage, match="at most"):
+        read(tmp_path, "# " + "x" * 300_000)
+
+
+def test_a_link_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "seaway.yaml").symlink_to("/etc/hostname")
+
+    with pytest.raises(InvalidPackage, match="plain file"):
+        read_spec(tmp_path)
