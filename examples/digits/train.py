@@ -117,7 +117,8 @@ def known_answers(paths: list[Path], network: MLPClassifier) -> list[dict[str, A
     """One picture of each digit and scikit-learn's answer; Seaway replays them before a version takes traffic."""
     answers = []
     for path in paths[::IMAGES_OF_EACH]:
-        pixels = np.asarray(Image.open(path))
+        with Image.open(path) as image:
+            pixels = np.asarray(image)
         scores = network.predict_proba(as_input(pixels).reshape(1, -1))[0]
         best = int(scores.argmax())
         outputs = {
