@@ -1,0 +1,259 @@
+"""The control plane's memory: datasets, models, experiments, deployments, aliases, audit. The only room with SQL.
+
+`Registry` is the door: one method for each thing to know or to change, each in one transaction. The rows of a noun are
+in the file named after it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import TypeVar
+
+from sqlalchemy import Connection, select
+
+from seaway import faults
+from seaway.errors import NotFound
+from seaway.registry import aliases, audit, datasets, deployments, experiments, models
+from seaway.registry.artifacts import ArtifactStore, Staging
+from seaway.registry.database import Database
+from seaway.registry.identity import checked_name
+from seaway.registry.rows import checked_limit
+from seaway.registry.tables import dataset_versions, model_versions
+from seaway.types import (
+    Alias,
+    AliasEvent,
+    AuditEntry,
+    DatasetVersion,
+    DeploymentRevision,
+    Experiment,
+    Json,
+    Manifest,
+    ModelVersion,
+    Page,
+    ServingSettings,
+)
+
+__all__ = ["ArtifactStore", "Registry", "Staging"]
+
+T = TypeVar("T")
+
+
+class Registry:
+    """Everything that is registered. Synchronous; safe to call from several threads.
+
+    Every method raises Unavailable when the database can't be reached. Names are checked (InvalidRequest).
+    """
+
+    def __init__(self, url: str, artifacts: ArtifactStore) -> None:
+        self._database = Database(url)
+        self.artifacts = artifacts
+
+    def migrate(self) -> None:
+        """Make or update the tables; of two at once, one waits."""
+        self._database.migrate()
+
+    def close(self) -> None:
+        self._database.close()
+
+    def _read(self, query: Callable[[Connection], T]) -> T:
+        with self._database.reading() as connection:
+            return query(connection)
+
+    def _register(self, manifest: Manifest, change: Callable[[Connection], tuple[T, bool]]) -> tuple[T, bool]:
+        """Write the row of a kept artifact; when that fails, the artifact goes, unless an older row has it."""
+        try:
+            result = self._database.write(change, before_commit=lambda: faults.point("register.before-commit"))
+        except BaseException:
+            if manifest.digest not in self.referenced_artifacts():
+                self.artifacts.discard(manifest.digest)
+            raise
+        faults.point("register.after-commit")
+        return result
+
+    def _deploy(self, change: Callable[[Connection], T]) -> T:
+        result = self._database.write(change, before_commit=lambda: faults.point("deploy.before-commit"))
+        faults.point("deploy.after-commit")
+        return result
+
+    # ------------------------------------------------------------------ datasets
+
+    def add_dataset_version(
+        self, dataset: str, staging: Staging, *, description: str = "", source: Json | None = None, actor: str
+    ) -> tuple[DatasetVersion, bool]:
+        """Keep the staged bytes as a version of `dataset`; the same bytes are the same version (False)."""
+        checked_name("dataset", dataset)
+        manifest = self.artifacts.keep(staging)
+        described = datasets.describe_table(self.artifacts.path(manifest.digest), manifest)
+        return self._register(
+            manifest,
+            lambda connection: datasets.add(
+                connection, dataset, manifest, described=described, description=description, source=source, actor=actor
+            ),
+        )
+
+    def get_dataset_version(self, dataset: str, version: int | None = None) -> DatasetVersion:
+        """A version, or the newest. Raises NotFound."""
+        return self._read(lambda connection: datasets.get(connection, dataset, version))
+
+    def list_datasets(self, limit: int = 100, cursor: str | None = None) -> Page[Json]:
+        return self._read(lambda connection: datasets.page(connection, checked_limit(limit), cursor))
+
+    def list_dataset_versions(self, dataset: str) -> tuple[DatasetVersion, ...]:
+        return self._read(lambda connection: datasets.versions(connection, dataset))
+
+    # ------------------------------------------------------------------ models
+
+    def add_model_version(
+        self, model: str, staging: Staging, inspection: models.Inspected, *,
+        experiment_id: str | None = None, metrics: Json | None = None, description: str = "", actor: str,
+    ) -> tuple[ModelVersion, bool]:  # fmt: skip
+        """Keep the staged package as a version of `model`; the same bytes are the same version (False)."""
+        checked_name("model", model)
+        manifest = self.artifacts.keep(staging)
+        return self._register(
+            manifest,
+            lambda connection: models.add(
+                connection, model, manifest, inspection,
+                experiment_id=experiment_id, metrics=metrics, description=description, actor=actor,
+            ),
+        )  # fmt: skip
+
+    def link_training(
+        self, model: str, version: ModelVersion, *, experiment_id: str, metrics: Json | None, actor: str
+    ) -> ModelVersion:
+        """Say that an experiment gave a version that is registered already. Raises NotFound, InvalidRequest."""
+        linked, _ = self._database.write(
+            lambda connection: models.add(
+                connection, model, version.manifest, version,
+                experiment_id=experiment_id, metrics=metrics, description="", actor=actor,
+            )
+        )  # fmt: skip
+        return linked
+
+    def get_model_version(self, model: str, version: int | str | None = None) -> ModelVersion:
+        """By number, by alias, or the newest. Raises NotFound."""
+        return self._read(lambda connection: models.get(connection, model, version))
+
+    def list_models(self, limit: int = 100, cursor: str | None = None) -> Page[Json]:
+        return self._read(lambda connection: models.page(connection, checked_limit(limit), cursor))
+
+    def list_model_versions(self, model: str) -> tuple[ModelVersion, ...]:
+        return self._read(lambda connection: models.versions(connection, model))
+
+    def model_version_by_digest(self, model: str, digest: str) -> ModelVersion | None:
+        return self._read(lambda connection: models.find_digest(connection, model, digest))
+
+    # ------------------------------------------------------------------ experiments
+
+    def create_experiment(
+        self, dataset: str, dataset_version: int | None, model: str, spec: Json, actor: str
+    ) -> tuple[Experiment, bool]:
+        """The experiment with these parts; its id is a pure function of their digests."""
+        checked_name("model", model)
+        return self._database.write(
+            lambda connection: experiments.create(connection, dataset, dataset_version, model, spec, actor)
+        )
+
+    def get_experiment(self, experiment_id: str) -> Experiment:
+        return self._read(lambda connection: experiments.get(connection, experiment_id))
+
+    def list_experiments(self, model: str | None = None, limit: int = 100) -> tuple[Experiment, ...]:
+        return self._read(lambda connection: experiments.all_(connection, model, checked_limit(limit)))
+
+    # ------------------------------------------------------------------ aliases
+
+    def set_alias(self, model: str, alias: str, version: int, *, actor: str, reason: str = "") -> Alias:
+        """Point `alias` at `version`. Raises NotFound; an alias of digits only would be taken for a version."""
+        checked_name("alias", alias if not alias.isdigit() else f"-{alias}")
+
+        def change(connection: Connection) -> Alias:
+            models.row_id(connection, model, version)
+            aliases.set_(connection, model, alias, version, actor, reason)
+            return next(one for one in aliases.current(connection, model) if one.name == alias)
+
+        return self._database.write(change)
+
+    def delete_alias(self, model: str, alias: str, *, actor: str, reason: str = "") -> None:
+        """Raises NotFound."""
+
+        def change(connection: Connection) -> None:
+            if aliases.find(connection, model, alias) is None:
+                raise NotFound(f"Model {model!r} has no alias {alias[:128]!r}.")
+            aliases.set_(connection, model, alias, None, actor, reason)
+
+        self._database.write(change)
+
+    def list_aliases(self, model: str) -> tuple[Alias, ...]:
+        return self._read(lambda connection: aliases.current(connection, model))
+
+    def alias_history(self, model: str, alias: str) -> tuple[AliasEvent, ...]:
+        return self._read(lambda connection: aliases.history(connection, model, alias))
+
+    def resolve_alias(self, model: str, alias: str, at: datetime | None = None) -> int:
+        """The version that `alias` means, or meant at `at`. Raises NotFound."""
+        return self._read(lambda connection: aliases.resolve(connection, model, alias, at))
+
+    # ------------------------------------------------------------------ deployments
+
+    def deploy(
+        self, model: str, version: int, *, settings: ServingSettings | None = None, actor: str, reason: str = ""
+    ) -> DeploymentRevision:
+        """Ask for `version` of `model` to be served; the same as now is not asked for twice. Raises NotFound."""
+        return self._deploy(
+            lambda connection: deployments.deploy(
+                connection, model, version, settings=settings or ServingSettings(), actor=actor, reason=reason
+            )
+        )
+
+    def undeploy(self, model: str, *, actor: str, reason: str = "") -> DeploymentRevision:
+        return self._deploy(lambda connection: deployments.undeploy(connection, model, actor=actor, reason=reason))
+
+    def rollback(self, model: str, *, actor: str, reason: str = "") -> DeploymentRevision:
+        """Back to what was ready before; again: to what was ready before that. Raises Conflict when nothing was."""
+        return self._deploy(lambda connection: deployments.rollback(connection, model, actor=actor, reason=reason))
+
+    def desired(self) -> tuple[DeploymentRevision, ...]:
+        """The newest revision of each model."""
+        return self._read(deployments.desired)
+
+    def get_deployment(self, model: str) -> DeploymentRevision:
+        """Raises NotFound."""
+        return self._read(lambda connection: deployments.newest(connection, model))
+
+    def deployment_history(self, model: str) -> tuple[DeploymentRevision, ...]:
+        """Oldest first."""
+        return self._read(lambda connection: deployments.revisions(connection, model))
+
+    def get_revision(self, revision_id: int) -> DeploymentRevision:
+        return self._read(lambda connection: deployments.get_revision(connection, revision_id))
+
+    def last_ready(self, model: str) -> DeploymentRevision | None:
+        return self._read(lambda connection: deployments.last_ready(connection, model))
+
+    def record_deployment_event(self, revision_id: int, state: str, reason: str) -> None:
+        """Note what became of a revision. Called by the reconcile loop."""
+        self._database.write(lambda connection: deployments.record_event(connection, revision_id, state, reason))
+
+    def lineage(self, revision_id: int, arm: int) -> Json:
+        """Where a prediction came from: deployment, model version, experiment, dataset version. Raises NotFound."""
+        return self._read(lambda connection: deployments.lineage(connection, revision_id, arm))
+
+    # ------------------------------------------------------------------ audit, artifacts
+
+    def audit(self, limit: int = 100, cursor: str | None = None) -> Page[AuditEntry]:
+        """Newest first."""
+        return self._read(lambda connection: audit.entries(connection, checked_limit(limit), cursor))
+
+    def verify_audit(self) -> None:
+        """Raises ArtifactCorrupt when an entry was changed, added or removed behind our back."""
+        self._read(audit.verify)
+
+    def referenced_artifacts(self) -> set[str]:
+        """Digests that some version has."""
+
+        def query(connection: Connection) -> set[str]:
+            tables = (dataset_versions, model_versions)
+            return {digest for table in tables for digest in connection.execute(select(table.c.digest)).scalars()}
+
+        return self._read(query)

@@ -1,0 +1,186 @@
+"""Deployments: append-only revisions of desired state, and what became of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+from sqlalchemy import Connection, Row, func, select
+
+from seaway.errors import Conflict, NotFound
+from seaway.registry import audit, datasets, experiments
+from seaway.registry import models as model_rows
+from seaway.registry.database import aware, now
+from seaway.registry.rows import get_id, insert_row, next_number
+from seaway.registry.tables import deployment_events, deployment_revisions, models
+from seaway.types import Arm, DeploymentRevision, Json, ServingSettings
+
+_JOINED = select(deployment_revisions, models.c.name.label("model")).join(
+    models, models.c.id == deployment_revisions.c.model_id
+)
+
+
+def append(
+    connection: Connection, model: str, action: str, arms: tuple[Arm, ...], settings: ServingSettings, *,
+    reason: str, actor: str, copied_from: int | None = None,
+) -> DeploymentRevision:  # fmt: skip
+    """A new newest revision. The caller has checked that its versions exist."""
+    model_id = get_id(connection, models, "model", model)
+    number = next_number(connection, deployment_revisions, "model_id", model_id)
+    values = {
+        "model_id": model_id, "number": number, "arms": msgspec.to_builtins(arms),
+        "settings": msgspec.to_builtins(settings), "action": action, "copied_from": copied_from,
+        "reason": reason, "created_at": now(), "created_by": actor,
+    }  # fmt: skip
+    revision_id = insert_row(connection, deployment_revisions, values)
+    detail = {"revision": revision_id, "arms": msgspec.to_builtins(arms), "reason": reason}
+    audit.write(connection, actor, f"deployment.{action}", f"{model}/{number}", detail)
+    return get_revision(connection, revision_id)
+
+
+def deploy(
+    connection: Connection, model: str, version: int, *, settings: ServingSettings, actor: str, reason: str
+) -> DeploymentRevision:
+    """Ask for `version`; what is asked for already is not asked for twice, unless it failed. Raises NotFound."""
+    model_rows.row_id(connection, model, version)
+    arms = (Arm("stable", version),)
+    current = find_newest(connection, model)
+    if current and current.state not in {"failed", "undeployed"} and (current.arms, current.settings) == (arms, settings):
+        return current
+    return append(connection, model, "deploy", arms, settings, reason=reason, actor=actor)
+
+
+def undeploy(connection: Connection, model: str, *, actor: str, reason: str) -> DeploymentRevision:
+    """Raises NotFound when it was never deployed."""
+    current = newest(connection, model)
+    if not current.arms:
+        return current
+    return append(connection, model, "undeploy", (), ServingSettings(), reason=reason, actor=actor)
+
+
+def rollback(connection: Connection, model: str, *, actor: str, reason: str) -> DeploymentRevision:
+    """Append a copy of the revision that was ready before the current one. Raises Conflict when there was none.
+
+    A rollback stands where its original stood: rolling back again goes to what was ready before the original.
+    """
+    history = revisions(connection, model)
+    if not history:
+        raise NotFound(f"Model {model!r} was never deployed.")
+    copies = _copies(connection, model)
+    current = history[-1]
+    place = copies.get(current.id, current.id)
+    ready = [one for one in history if one.ready_at is not None and one.arms]
+    earlier = [one for one in ready if one.id < place and (one.arms, one.settings) != (current.arms, current.settings)]
+    if not earlier:
+        raise Conflict(f"Nothing was ready before the current deployment of {model!r}; deploy a version instead.")
+    target = earlier[-1]
+    why = reason or f"back to revision {target.number}"
+    original = copies.get(target.id, target.id)
+    return append(
+        connection, model, "rollback", target.arms, target.settings, reason=why, actor=actor, copied_from=original
+    )
+
+
+def _copies(connection: Connection, model: str) -> dict[int, int]:
+    query = (
+        select(deployment_revisions.c.id, deployment_revisions.c.copied_from)
+        .join(models, models.c.id == deployment_revisions.c.model_id)
+        .where(models.c.name == model, deployment_revisions.c.copied_from.is_not(None))
+    )
+    return {row.id: row.copied_from for row in connection.execute(query)}
+
+
+def desired(connection: Connection) -> tuple[DeploymentRevision, ...]:
+    """The newest revision of each model, by name."""
+    ids = select(func.max(deployment_revisions.c.id)).group_by(deployment_revisions.c.model_id)
+    rows = connection.execute(_JOINED.where(deployment_revisions.c.id.in_(ids)).order_by(models.c.name)).all()
+    return _values(connection, rows)
+
+
+def find_newest(connection: Connection, model: str) -> DeploymentRevision | None:
+    query = _JOINED.where(models.c.name == model).order_by(deployment_revisions.c.id.desc()).limit(1)
+    found = _values(connection, connection.execute(query).all())
+    return found[0] if found else None
+
+
+def newest(connection: Connection, model: str) -> DeploymentRevision:
+    """Raises NotFound."""
+    found = find_newest(connection, model)
+    if found is None:
+        get_id(connection, models, "model", model)
+        raise NotFound(f"Model {model!r} was never deployed; `seaway deploy {model}` does that.")
+    return found
+
+
+def revisions(connection: Connection, model: str) -> tuple[DeploymentRevision, ...]:
+    """Oldest first."""
+    get_id(connection, models, "model", model)
+    rows = connection.execute(_JOINED.where(models.c.name == model).order_by(deployment_revisions.c.id)).all()
+    return _values(connection, rows)
+
+
+def get_revision(connection: Connection, revision_id: int) -> DeploymentRevision:
+    """Raises NotFound."""
+    found = _values(connection, connection.execute(_JOINED.where(deployment_revisions.c.id == revision_id)).all())
+    if not found:
+        raise NotFound(f"There is no deployment revision {revision_id}.")
+    return found[0]
+
+
+def last_ready(connection: Connection, model: str) -> DeploymentRevision | None:
+    """What should go on serving while something newer is not ready: the newest revision that was, unless undeployed since."""
+    for revision in reversed(revisions(connection, model)):
+        if not revision.arms:
+            return None
+        if revision.ready_at is not None:
+            return revision
+    return None
+
+
+def record_event(connection: Connection, revision_id: int, state: str, reason: str) -> None:
+    """Note what became of a revision; the same twice in a row is noted once."""
+    if get_revision(connection, revision_id).state != state:
+        values = {"revision_id": revision_id, "state": state, "reason": reason, "at": now()}
+        insert_row(connection, deployment_events, values)
+
+
+def lineage(connection: Connection, revision_id: int, arm: int) -> Json:
+    """From a prediction to bytes: revision, model version, experiment, dataset version. Raises NotFound."""
+    revision = get_revision(connection, revision_id)
+    if arm >= len(revision.arms):
+        raise NotFound(f"Deployment revision {revision_id} has no arm {arm}.")
+    version = model_rows.get(connection, revision.model, revision.arms[arm].version)
+    found: Json = {
+        "model": revision.model, "version": version.version, "arm": revision.arms[arm].name,
+        "artifact_digest": version.digest, "revision": revision.number, "revision_id": revision.id,
+        "deployed_at": revision.created_at.isoformat(), "deployed_by": revision.created_by,
+        "reason": revision.reason, "experiment": None, "dataset": None,
+    }  # fmt: skip
+    if version.experiment_id is not None:
+        experiment = experiments.get(connection, version.experiment_id)
+        dataset = datasets.get(connection, experiment.dataset, experiment.dataset_version)
+        found["experiment"] = {"experiment_id": experiment.experiment_id, "spec": experiment.spec}
+        found["dataset"] = {"name": dataset.dataset, "version": dataset.version, "digest": dataset.digest}
+    return found
+
+
+def _values(connection: Connection, rows: Iterable[Row[Any]]) -> tuple[DeploymentRevision, ...]:
+    rows = list(rows)
+    events: dict[int, list[Row[Any]]] = {}
+    ids = [row.id for row in rows]
+    query = select(deployment_events).where(deployment_events.c.revision_id.in_(ids)).order_by(deployment_events.c.id)
+    for event in connection.execute(query) if ids else ():
+        events.setdefault(event.revision_id, []).append(event)
+    return tuple(_value(row, events.get(row.id, [])) for row in rows)
+
+
+def _value(row: Row[Any], events: list[Row[Any]]) -> DeploymentRevision:
+    ready = next((event for event in events if event.state == "ready"), None)
+    return DeploymentRevision(
+        row.id, row.model, row.number, msgspec.convert(row.arms, tuple[Arm, ...]),
+        msgspec.convert(row.settings, ServingSettings), row.action, row.reason, aware(row.created_at), row.created_by,
+        state=events[-1].state if events else "pending",
+        state_reason=events[-1].reason if events else "",
+        ready_at=aware(ready.at) if ready else None,
+    )  # fmt: skip

@@ -1,0 +1,141 @@
+"""Models and their versions: artifact, signature and preprocessing, fixed for ever."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import msgspec
+from sqlalchemy import Connection, Row, func, select
+
+from seaway.errors import InvalidRequest, NotFound
+from seaway.registry import aliases, audit, experiments
+from seaway.registry.database import aware, now
+from seaway.registry.rows import get_id, insert_row, make_named, manifest_of, next_number
+from seaway.registry.tables import model_versions, models, trainings
+from seaway.types import Json, Manifest, ModelVersion, Page, Signature
+
+
+class Inspected(Protocol):
+    """What inspection found in a package."""
+
+    @property
+    def runtime(self) -> str: ...
+    @property
+    def platform(self) -> str: ...
+    @property
+    def signature(self) -> Signature: ...
+    @property
+    def spec(self) -> Json: ...
+
+
+def add(
+    connection: Connection, name: str, manifest: Manifest, found: Inspected, *,
+    experiment_id: str | None, metrics: Json | None, description: str, actor: str,
+) -> tuple[ModelVersion, bool]:  # fmt: skip
+    """The version of these bytes; True when it is new. A known version may still be linked to an experiment."""
+    model_id = make_named(connection, models, name, description, actor)
+    known = connection.execute(
+        select(model_versions.c.number).where(
+            model_versions.c.model_id == model_id, model_versions.c.digest == manifest.digest
+        )
+    ).scalar()
+    number = known or next_number(connection, model_versions, "model_id", model_id)
+    if known is None:
+        values = {
+            "model_id": model_id, "number": number, "digest": manifest.digest,
+            "files": msgspec.to_builtins(manifest.files), "n_bytes": manifest.n_bytes,
+            "runtime": found.runtime, "platform": found.platform,
+            "signature": msgspec.to_builtins(found.signature), "spec": found.spec,
+            "created_at": now(), "created_by": actor,
+        }  # fmt: skip
+        insert_row(connection, model_versions, values)
+        audit.write(connection, actor, "model.version", f"{name}/{number}", {"digest": manifest.digest})
+    if experiment_id is not None:
+        _link(connection, name, number, experiment_id, metrics or {}, actor)
+    elif metrics:
+        raise InvalidRequest("metrics belong to an experiment: name experiment_id too.")
+    return get(connection, name, number), known is None
+
+
+def _link(connection: Connection, name: str, number: int, experiment_id: str, metrics: Json, actor: str) -> None:
+    experiment = experiments.get(connection, experiment_id)
+    if experiment.model != name:
+        raise InvalidRequest(f"Experiment {experiment_id} is of model {experiment.model!r}, not of {name!r}.")
+    if any((one.version, one.metrics) == (number, metrics) for one in experiment.trained):
+        return
+    values = {
+        "experiment_id": experiment_id, "model_version_id": row_id(connection, name, number),
+        "metrics": metrics, "created_at": now(), "created_by": actor,
+    }  # fmt: skip
+    insert_row(connection, trainings, values)
+    audit.write(connection, actor, "experiment.trained", experiment_id, {"model": name, "version": number})
+
+
+_JOINED = select(
+    model_versions,
+    models.c.name,
+    select(trainings.c.experiment_id)
+    .where(trainings.c.model_version_id == model_versions.c.id)
+    .order_by(trainings.c.id)
+    .limit(1)
+    .scalar_subquery()
+    .label("experiment_id"),
+).join(models, models.c.id == model_versions.c.model_id)
+
+
+def row_id(connection: Connection, name: str, number: int) -> int:
+    query = select(model_versions.c.id).join(models, models.c.id == model_versions.c.model_id)
+    found = connection.execute(query.where(models.c.name == name, model_versions.c.number == number)).scalar()
+    if found is None:
+        raise NotFound(f"Model {name!r} has no version {number}.")
+    return int(found)
+
+
+def get(connection: Connection, name: str, version: int | str | None = None) -> ModelVersion:
+    """By number, by alias, or the newest. Raises NotFound."""
+    if isinstance(version, str) and not version.isdigit():
+        version = aliases.resolve(connection, name, version)
+    query = _JOINED.where(models.c.name == name)
+    query = query.where(model_versions.c.number == int(version)) if version is not None else query
+    row = connection.execute(query.order_by(model_versions.c.number.desc()).limit(1)).first()
+    if row is None:
+        get_id(connection, models, "model", name)
+        raise NotFound(f"Model {name!r} has no version {version}.")
+    return _value(row)
+
+
+def find_digest(connection: Connection, name: str, digest: str) -> ModelVersion | None:
+    row = connection.execute(_JOINED.where(models.c.name == name, model_versions.c.digest == digest)).first()
+    return _value(row) if row else None
+
+
+def versions(connection: Connection, name: str) -> tuple[ModelVersion, ...]:
+    """Oldest first. Raises NotFound."""
+    get_id(connection, models, "model", name)
+    return tuple(_value(row) for row in connection.execute(_JOINED.where(models.c.name == name).order_by("number")))
+
+
+def page(connection: Connection, limit: int, cursor: str | None) -> Page[Json]:
+    """Names with their newest version and aliases, by name."""
+    query = (
+        select(
+            models.c.name, models.c.description,
+            func.max(model_versions.c.number).label("newest"), func.count(model_versions.c.id).label("n_versions"),
+        )
+        .outerjoin(model_versions, model_versions.c.model_id == models.c.id)
+        .group_by(models.c.id, models.c.name, models.c.description)
+        .order_by(models.c.name)
+        .limit(limit + 1)
+    )  # fmt: skip
+    query = query.where(models.c.name > cursor) if cursor is not None else query
+    rows = [dict(row._mapping) for row in connection.execute(query)]  # noqa: SLF001 - SQLAlchemy's public name
+    for row in rows[:limit]:
+        row["aliases"] = {alias.name: alias.version for alias in aliases.current(connection, row["name"])}
+    return Page(tuple(rows[:limit]), rows[limit - 1]["name"] if len(rows) > limit else None)
+
+
+def _value(row: Row[Any]) -> ModelVersion:
+    return ModelVersion(
+        row.name, row.number, row.digest, manifest_of(row), row.runtime, row.platform,
+        msgspec.convert(row.signature, Signature), row.spec, aware(row.created_at), row.created_by, row.experiment_id,
+    )  # fmt: skip

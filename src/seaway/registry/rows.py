@@ -1,0 +1,59 @@
+"""What all nouns need: finding things by name, counting versions, pages of names."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from sqlalchemy import Connection, Row, Table, func, insert, select
+
+from seaway.errors import InvalidRequest, NotFound
+from seaway.registry.database import now
+from seaway.types import Manifest
+
+MAX_PAGE = 1000
+
+
+def find_id(connection: Connection, table: Table, name: str) -> int | None:
+    found = connection.execute(select(table.c.id).where(table.c.name == name)).scalar()
+    return None if found is None else int(found)
+
+
+def get_id(connection: Connection, table: Table, kind: str, name: str) -> int:
+    """Raises NotFound."""
+    found = find_id(connection, table, name)
+    if found is None:
+        raise NotFound(f"There is no {kind} named {name[:128]!r}.")
+    return found
+
+
+def make_named(connection: Connection, table: Table, name: str, description: str, actor: str) -> int:
+    """The row's id; it is made when the name is new."""
+    found = find_id(connection, table, name)
+    if found is not None:
+        return found
+    values = {"name": name, "description": description, "created_at": now(), "created_by": actor}
+    return insert_row(connection, table, values)
+
+
+def insert_row(connection: Connection, table: Table, values: dict[str, Any]) -> int:
+    """Insert and return the new id."""
+    key = connection.execute(insert(table).values(**values)).inserted_primary_key
+    assert key is not None  # noqa: S101 - every table here has one
+    return int(key[0])
+
+
+def next_number(connection: Connection, table: Table, owner: str, owner_id: int) -> int:
+    """Versions are counted 1, 2, 3; writers come one at a time, so there are no gaps and no duplicates."""
+    highest = connection.execute(select(func.max(table.c.number)).where(table.c[owner] == owner_id)).scalar()
+    return (highest or 0) + 1
+
+
+def checked_limit(limit: int) -> int:
+    if not 1 <= limit <= MAX_PAGE:
+        raise InvalidRequest(f"limit must be from 1 to {MAX_PAGE}.")
+    return limit
+
+
+def manifest_of(row: Row[Any]) -> Manifest:
+    return msgspec.convert({"files": row.files}, Manifest)
