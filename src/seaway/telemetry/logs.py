@@ -1,4 +1,4 @@
-"""Log lines: one event a line on standard error, JSON for machines or text for people, from structlog and logging alike.
+"""Log lines: one event a line, JSON for machines or text for people, from structlog and logging alike.
 
 What a caller sends can end up in a log line, so no field can begin a line of its own: everything that isn't printable
 is escaped in both formats, and long values are cut.

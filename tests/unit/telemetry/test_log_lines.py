@@ -139,13 +139,13 @@ def test_a_handler_that_a_library_brought_is_taken_away() -> None:
 def test_an_exception_is_one_field() -> None:
     output = Output()
     try:
-        raise ValueError("first\nsecond")
+        int("first\nsecond")
     except ValueError:
         logger().exception("worker.load_failed")
 
     assert output.line["level"] == "error"
     assert output.line["exception"].startswith("Traceback")
-    assert output.line["exception"].endswith("ValueError: first\nsecond")
+    assert "ValueError: invalid literal" in output.line["exception"]
 
 
 def test_values_that_json_cannot_say_become_text() -> None:
@@ -244,7 +244,7 @@ def test_auto_is_text_on_a_terminal_and_json_elsewhere(stream: io.StringIO, is_j
 
 
 def run(code: str) -> list[dict[str, Any]]:
-    begin = "import threading, structlog\nfrom seaway.telemetry import logs\nlogs.configure('control', 'info', 'json')\n"
+    begin = "import threading\nfrom seaway.telemetry import logs\nlogs.configure('control', 'info', 'json')\n"
     done = subprocess.run([sys.executable, "-c", begin + code], capture_output=True, text=True, check=False)
     return [json.loads(line) for line in done.stderr.splitlines()]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import random
@@ -12,6 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -248,7 +250,7 @@ _RECORDS = st.lists(
 
 @settings(max_examples=60, deadline=None)
 @given(records=_RECORDS, restarts=st.sets(st.integers(0, 60)))
-def test_any_records_over_three_gateways_add_up_exactly(records: list[tuple], restarts: set[int]) -> None:
+def test_any_records_over_three_gateways_add_up_exactly(records: list[Any], restarts: set[int]) -> None:
     with TemporaryDirectory() as directory:
         paths = [Path(directory, f"metrics-{index}.page") for index in range(3)]
         pages = [MetricsPage(path) for path in paths]
@@ -310,6 +312,10 @@ class Writer:
         self._process.wait(10)
 
 
+def reaches(path: Path, goal: int) -> bool:
+    return total(path) >= goal
+
+
 def total(path: Path) -> int:
     return sum(sum(series.outcomes.values()) for series in read_page(path))
 
@@ -331,7 +337,7 @@ def test_every_kill_leaves_a_page_that_is_off_by_at_most_the_record_in_progress(
     for kills in range(1, 9):
         writer = Writer(path)
         goal = reached + chance.randint(1, 3000)
-        writer.wait_until(lambda goal=goal: total(path) >= goal)
+        writer.wait_until(functools.partial(reaches, path, goal))
         writer.kill()
         for series in read_page(path):
             check_consistent(series, in_progress=kills)
