@@ -16,7 +16,7 @@ _KNOWN_FLAGS = 0x03
 
 @dataclass(frozen=True, slots=True)
 class TraceContext:
-    """Our own span in a trace, ids in lower-case hex; `parent_id` is the caller's span, None when we began the trace."""
+    """Our own span in a trace, ids in hexadecimal; `parent_id` is the caller's span, None when we began the trace."""
 
     trace_id: str
     span_id: str
