@@ -58,15 +58,22 @@ class InputType(Protocol):
         ...
 
 
-def split(inputs: Any, is_sample: Callable[[Any], bool]) -> tuple[list[Any], bool]:
-    """`inputs` as a list of samples, and whether it was a bare one."""
+def split(inputs: Any, is_sample: Callable[[Any], bool], *, limit: int | None) -> tuple[list[Any], bool]:
+    """`inputs` as a list of at most `limit` samples, and whether it was a bare one."""
     if is_sample(inputs):
         return [inputs], True
     if not isinstance(inputs, list):
         return [inputs], True  # not a sample either: validation says what is wrong with it
     if not inputs:
         raise InvalidRequest("inputs is an empty list; send at least one sample.")
+    check_rows(len(inputs), limit)
     return inputs, False
+
+
+def check_rows(rows: int, limit: int | None) -> None:
+    """Refuse a request with more samples than the package allows."""
+    if limit is not None and rows > limit:
+        raise InvalidRequest(f"The request has {rows} samples; {limit} are allowed (serving.max_batch_size).")
 
 
 def stack(signature: Signature, feeds: Feeds, *, rows: int, bare: bool) -> Samples:

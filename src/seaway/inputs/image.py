@@ -25,6 +25,8 @@ from seaway.types import Signature, TensorSpec
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 """Decoders that a caller can reach; the library has many more, seldom used and so seldom attacked by its testers."""
+MAX_IMAGES = 64
+"""Images of a request, where the package says nothing: a tiny file becomes a tensor of the graph's size."""
 RESAMPLING = {
     "nearest": Image.Resampling.NEAREST, "box": Image.Resampling.BOX, "bilinear": Image.Resampling.BILINEAR,
     "hamming": Image.Resampling.HAMMING, "bicubic": Image.Resampling.BICUBIC, "lanczos": Image.Resampling.LANCZOS,
@@ -56,8 +58,9 @@ class ImageInput:
 
     takes_bytes = True
 
-    def __init__(self, options: ImageOptions, signature: Signature, tensor: TensorSpec) -> None:
+    def __init__(self, options: ImageOptions, signature: Signature, tensor: TensorSpec, limit: int) -> None:
         self.options = options
+        self._limit = limit
         self._signature = signature
         self._tensor = tensor
         self._dtype = DTYPES[tensor.datatype]
@@ -74,10 +77,10 @@ class ImageInput:
         _check_tensor(tensor)
         options = _with_defaults(options, tensor)
         _check_channels(options, tensor)
-        return cls(options, signature, tensor)
+        return cls(options, signature, tensor, spec.serving.max_batch_size or MAX_IMAGES)
 
     def prepare(self, inputs: Any) -> Samples:
-        samples, bare = split(inputs, lambda value: isinstance(value, str | bytes))
+        samples, bare = split(inputs, lambda value: isinstance(value, str | bytes), limit=self._limit)
         pixels_left = self.options.max_pixels
         rows = []
         for number, sample in enumerate(samples):

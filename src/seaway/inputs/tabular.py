@@ -58,8 +58,11 @@ class TabularInput:
 
     takes_bytes = False
 
-    def __init__(self, options: TabularOptions, signature: Signature, columns: Sequence[Column]) -> None:
+    def __init__(
+        self, options: TabularOptions, signature: Signature, columns: Sequence[Column], limit: int | None
+    ) -> None:
         self.options = options
+        self._limit = limit
         self._signature = signature
         self._columns = tuple(columns)
         self._names = {column.name for column in columns}
@@ -74,10 +77,10 @@ class TabularInput:
             columns.append(Column(feature, _tensor_of(feature, options, signature, key), key))
         for tensor in signature.inputs:
             _check_width(tensor, [column for column in columns if column.tensor.name == tensor.name])
-        return cls(options, signature, columns)
+        return cls(options, signature, columns, spec.serving.max_batch_size)
 
     def prepare(self, inputs: Any) -> Samples:
-        samples, bare = split(inputs, _is_row)
+        samples, bare = split(inputs, _is_row, limit=self._limit)
         rows = [self._row(sample, at(number, bare=bare)) for number, sample in enumerate(samples)]
         feeds = {}
         for spec in self._signature.inputs:

@@ -30,20 +30,19 @@ class TensorInput:
 
     takes_bytes = False
 
-    def __init__(self, options: TensorOptions, signature: Signature, *, allow_nonfinite: bool) -> None:
+    def __init__(self, options: TensorOptions, signature: Signature, spec: PackageSpec) -> None:
         self.options = options
         self._signature = signature
-        self._allow_nonfinite = allow_nonfinite
+        self._allow_nonfinite = spec.input.allow_nonfinite
+        self._limit = spec.serving.max_batch_size
         self._names = {spec.name for spec in signature.inputs}
 
     @classmethod
     def open(cls, package: Path, spec: PackageSpec, signature: Signature) -> Self:
-        return cls(
-            convert(spec.input.options, TensorOptions, "input"), signature, allow_nonfinite=spec.input.allow_nonfinite
-        )
+        return cls(convert(spec.input.options, TensorOptions, "input"), signature, spec)
 
     def prepare(self, inputs: Any) -> Samples:
-        samples, bare = split(inputs, self._is_sample)
+        samples, bare = split(inputs, self._is_sample, limit=self._limit)
         if self._signature.batchable:
             feeds = {spec.name: self._stacked(samples, spec, bare=bare) for spec in self._signature.inputs}
             return Samples((feeds,), len(samples), bare)

@@ -54,7 +54,7 @@ class ServingDefaults(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     max_queue_size: Count | None = None
     timeout_seconds: Annotated[float, Meta(gt=0, le=86_400)] | None = None
     max_batch_size: Count | None = None
-    """Samples of one request; more are refused. None: as many as fit in a body."""
+    """Samples of one request; more are refused. None: what the input type says, else as many as fit in a body."""
 
 
 class PackageSpec(msgspec.Struct, frozen=True, kw_only=True):

@@ -13,9 +13,9 @@ from typing import Any
 
 import msgspec
 
-from seaway.errors import InvalidRequest, UnsupportedEncoding
+from seaway.errors import UnsupportedEncoding
 from seaway.inputs import open_input
-from seaway.inputs.base import Samples
+from seaway.inputs.base import Samples, check_rows
 from seaway.packages import read_spec
 from seaway.runtimes import identify, runtime
 from seaway.runtimes.base import RunHandle
@@ -126,7 +126,6 @@ class Predictor:
         if payload.protocol == "infer":
             return self._prepare_infer(payload, body)
         samples = self._input.prepare(self._inputs(payload, body))
-        self._check_rows(samples.rows)
         return Prepared(samples, self._outputs.names, None, payload.accept_encoding)
 
     def run(self, batch: Sequence[Prepared], handle: RunHandle | None = None) -> list[Any]:
@@ -186,11 +185,6 @@ class Predictor:
         request = decode_infer(body, header_length=payload.header_length, raw_spec=raw_spec)
         feeds = infer.input_tensors(request, signature, allow_nonfinite=self.spec.input.allow_nonfinite)
         rows = infer.count_rows(feeds, signature)
-        self._check_rows(rows)
+        check_rows(rows, self.spec.serving.max_batch_size)
         names = infer.output_names(request, signature)
         return Prepared(Samples((feeds,), rows, bare=False), names, request, payload.accept_encoding)
-
-    def _check_rows(self, rows: int) -> None:
-        limit = self.spec.serving.max_batch_size
-        if limit is not None and rows > limit:
-            raise InvalidRequest(f"The request has {rows} samples; {limit} are allowed (serving.max_batch_size).")
