@@ -135,7 +135,16 @@ def test_null_is_nan_where_the_model_takes_it() -> None:
 
 @pytest.mark.parametrize(
     ("value", "datatype"),
-    [(300, "UINT8"), (-1, "UINT64"), (2**63, "INT64"), (1.5, "INT32"), (1, "BOOL"), ("1", "INT8"), (70000.0, "FP16"), (1, "BYTES")],
+    [
+        (300, "UINT8"),
+        (-1, "UINT64"),
+        (2**63, "INT64"),
+        (1.5, "INT32"),
+        (1, "BOOL"),
+        ("1", "INT8"),
+        (70000.0, "FP16"),
+        (1, "BYTES"),
+    ],
 )
 def test_what_a_datatype_cannot_hold_is_refused(value: Any, datatype: str) -> None:
     with pytest.raises(InvalidRequest):

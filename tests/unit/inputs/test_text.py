@@ -25,9 +25,7 @@ def package(tmp_path: Path) -> Path:
     words = {"[UNK]": 0, "[CLS]": 1, "[SEP]": 2, "[PAD]": 3, "the": 4, "cat": 5, "sat": 6}
     tokenizer = Tokenizer(WordLevel(words, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = Whitespace()
-    tokenizer.post_processor = TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
-    )
+    tokenizer.post_processor = TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)])
     tokenizer.save(str(tmp_path / "tokenizer.json"))
     return tmp_path
 
@@ -84,7 +82,14 @@ def test_more_text_than_can_be_tokenized_in_time_is_refused(package: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("inputs", "says"), [([], "empty"), (7, "string, not 7"), (["a", None], r"inputs\[1\]"), ({"text": "a"}, "string"), ([["a"]], "string")]
+    ("inputs", "says"),
+    [
+        ([], "empty"),
+        (7, "string, not 7"),
+        (["a", None], r"inputs\[1\]"),
+        ({"text": "a"}, "string"),
+        ([["a"]], "string"),
+    ],
 )
 def test_what_is_no_text_is_refused(package: Path, inputs: Any, says: str) -> None:
     with pytest.raises(InvalidRequest, match=says):
@@ -112,7 +117,9 @@ def test_the_tokenizer_must_be_one(package: Path) -> None:
         ((TensorSpec("input_ids", "INT64", (-1,)),), "INT64"),
     ],
 )
-def test_a_graph_that_a_tokenizer_cannot_fill_is_refused(package: Path, inputs: tuple[TensorSpec, ...], says: str) -> None:
+def test_a_graph_that_a_tokenizer_cannot_fill_is_refused(
+    package: Path, inputs: tuple[TensorSpec, ...], says: str
+) -> None:
     with pytest.raises(InvalidPackage, match=says):
         text(package, *inputs)
 

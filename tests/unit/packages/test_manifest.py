@@ -50,7 +50,10 @@ def test_a_package_that_was_not_touched_verifies(package: Path) -> None:
         (lambda root: (root / "model.onnx").write_bytes(b"longer than it was"), "model.onnx"),
         (lambda root: (root / "weights" / "part-0.bin").unlink(), "weights/part-0.bin"),
         (lambda root: (root / "extra.txt").write_bytes(b""), "extra.txt"),
-        (lambda root: ((root / "model.onnx").unlink(), os.symlink("weights/part-0.bin", root / "model.onnx")), "model.onnx"),
+        (
+            lambda root: ((root / "model.onnx").unlink(), os.symlink("weights/part-0.bin", root / "model.onnx")),
+            "model.onnx",
+        ),
     ],
     ids=["changed", "longer", "gone", "added", "link"],
 )
@@ -96,7 +99,23 @@ def test_an_empty_package_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    ["", "..", "../x", "a/../b", "/etc/passwd", "a//b", "./a", "a/", "C:/x", "c:x", "a\\b", "a\0b", "a\nb", "x" * 241, "\udcff"],
+    [
+        "",
+        "..",
+        "../x",
+        "a/../b",
+        "/etc/passwd",
+        "a//b",
+        "./a",
+        "a/",
+        "C:/x",
+        "c:x",
+        "a\\b",
+        "a\0b",
+        "a\nb",
+        "x" * 241,
+        "\udcff",
+    ],
 )
 def test_paths_that_could_leave_the_package_are_refused(path: str) -> None:
     with pytest.raises(InvalidPackage):

@@ -27,7 +27,11 @@ def load(directory: Path, model: bytes, name: str = "model.onnx") -> Session:
 
 
 def test_the_signature_is_what_the_graph_declares(tmp_path: Path) -> None:
-    kinds = [("a", TensorProto.FLOAT16, ["n", 2]), ("b", TensorProto.STRING, []), ("c", TensorProto.BOOL, [None, "k", 3])]
+    kinds = [
+        ("a", TensorProto.FLOAT16, ["n", 2]),
+        ("b", TensorProto.STRING, []),
+        ("c", TensorProto.BOOL, [None, "k", 3]),
+    ]
     model = graphs.model(
         [("Identity", [name], [name.upper()], {}) for name, _, _ in kinds],
         kinds,

@@ -52,7 +52,11 @@ def test_a_model_that_never_ends_is_refused(tmp_path: Path) -> None:
 
 def test_a_model_that_asks_for_too_much_memory_is_refused(tmp_path: Path) -> None:
     fill = graphs.model(
-        [("ConstantOfShape", ["shape"], ["zeros"], {}), ("ReduceSum", ["zeros"], ["sum"], {}), ("Add", ["x", "sum"], ["y"], {})],
+        [
+            ("ConstantOfShape", ["shape"], ["zeros"], {}),
+            ("ReduceSum", ["zeros"], ["sum"], {}),
+            ("Add", ["x", "sum"], ["y"], {}),
+        ],
         [("x", graphs.FLOAT, ["n", 3])],
         [("y", graphs.FLOAT, None)],
         {"shape": np.array([2**34, 1], np.int64)},

@@ -96,7 +96,9 @@ def test_several_inputs_and_outputs_are_objects_by_name(tmp_path: Path) -> None:
 
 
 def test_one_of_several_outputs_may_be_chosen(tmp_path: Path) -> None:
-    assert predict(open_package(tmp_path, graphs.two_inputs(), "output: {tensor: sum}"), {"a": [5, 6], "b": [1, 2]}) == [6, 8]
+    assert predict(
+        open_package(tmp_path, graphs.two_inputs(), "output: {tensor: sum}"), {"a": [5, 6], "b": [1, 2]}
+    ) == [6, 8]
 
 
 def test_a_graph_of_fixed_shape_takes_whole_tensors_one_by_one(tmp_path: Path) -> None:
@@ -148,7 +150,9 @@ def test_labels_give_the_best_and_all_scores(tmp_path: Path) -> None:
 
 
 def test_numbers_that_are_not_finite_leave_as_null(tmp_path: Path) -> None:
-    logarithm = graphs.model([("Log", ["x"], ["y"], {})], [("x", graphs.FLOAT, ["n", 3])], [("y", graphs.FLOAT, ["n", 3])])
+    logarithm = graphs.model(
+        [("Log", ["x"], ["y"], {})], [("x", graphs.FLOAT, ["n", 3])], [("y", graphs.FLOAT, ["n", 3])]
+    )
 
     assert predict(open_package(tmp_path, logarithm), [1, 0, -1]) == [0, None, None]
 
@@ -400,7 +404,9 @@ def test_an_input_that_the_graph_fails_on_is_an_error_of_that_request_only(tmp_p
 
 
 def test_more_memory_than_there_is_is_an_error_of_that_request_only(tmp_path: Path) -> None:
-    fill = graphs.model([("ConstantOfShape", ["x"], ["y"], {})], [("x", graphs.INT64, ["r"])], [("y", graphs.FLOAT, None)])
+    fill = graphs.model(
+        [("ConstantOfShape", ["x"], ["y"], {})], [("x", graphs.INT64, ["r"])], [("y", graphs.FLOAT, None)]
+    )
     predictor = open_package(tmp_path, fill)
 
     with pytest.raises(InferenceFailed) as caught:
@@ -425,7 +431,11 @@ def test_more_memory_than_there_is_is_an_error_of_that_request_only(tmp_path: Pa
         (tiny.scale_model(1.0), "runtime: torchscript", r"runtime: .*'torchscript'; there are: onnx"),
         (tiny.scale_model(1.0), "model: other.onnx", "model names 'other.onnx'"),
         (tiny.scale_model(1.0), "known_answers: none.json", "known_answers names 'none.json'"),
-        (tiny.scale_model(1.0), "input: {type: tabular, features: [{name: a}]}", "1 features go into 'x', which takes 3"),
+        (
+            tiny.scale_model(1.0),
+            "input: {type: tabular, features: [{name: a}]}",
+            "1 features go into 'x', which takes 3",
+        ),
         (tiny.scale_model(1.0), "input: {type: text}", "input_ids"),
     ],
 )
@@ -442,7 +452,9 @@ def test_broken_known_answers_are_refused(tmp_path: Path, content: str) -> None:
 
 
 def test_known_answers_are_replayed(tmp_path: Path) -> None:
-    content = json.dumps([{"inputs": [1, 2, 3], "outputs": [2, 4, 6]}, {"inputs": [[1, 2, 3]], "outputs": [[2, 4, 6.00001]]}])
+    content = json.dumps(
+        [{"inputs": [1, 2, 3], "outputs": [2, 4, 6]}, {"inputs": [[1, 2, 3]], "outputs": [[2, 4, 6.00001]]}]
+    )
 
     open_package(tmp_path, tiny.scale_model(2.0), "known_answers: a.json", a__json=content).warm_up()
 
@@ -450,7 +462,10 @@ def test_known_answers_are_replayed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("known", "says"),
     [
-        ({"inputs": [1, 2, 3], "outputs": [2, 4, 6.5]}, r"Known answer 1 differs: outputs\[2\] is 6.0 instead of 6.5, off by 0.5"),
+        (
+            {"inputs": [1, 2, 3], "outputs": [2, 4, 6.5]},
+            r"Known answer 1 differs: outputs\[2\] is 6.0 instead of 6.5, off by 0.5",
+        ),
         ({"inputs": [1, 2, 3], "outputs": [2, 4]}, "3 elements instead of 2"),
         ({"inputs": [1, 2, 3], "outputs": "x"}, "instead of"),
         ({"inputs": [1, 2], "outputs": [2, 4]}, "can't be replayed.*shape"),
