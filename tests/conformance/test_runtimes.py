@@ -9,13 +9,13 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+from tests.support import tiny
 
 from seaway.errors import Cancelled, InvalidPackage, InvalidRequest
 from seaway.packages import PackageSpec
 from seaway.runtimes import MODEL_SUFFIXES, RUNTIMES, identify, runtime
 from seaway.runtimes.base import RunHandle
 from seaway.types import Signature, TensorSpec
-from tests.support import tiny
 
 
 class Case(NamedTuple):

@@ -1,4 +1,4 @@
-"""Small ONNX graphs for tests of input types, runtimes and the predictor. Shapes are lists; a name is a variable size."""
+"""Small ONNX graphs for tests of input types, runtimes and the predictor. A name in a shape is a variable size."""
 
 from __future__ import annotations
 

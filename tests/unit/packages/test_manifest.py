@@ -51,7 +51,7 @@ def test_a_package_that_was_not_touched_verifies(package: Path) -> None:
         (lambda root: (root / "weights" / "part-0.bin").unlink(), "weights/part-0.bin"),
         (lambda root: (root / "extra.txt").write_bytes(b""), "extra.txt"),
         (
-            lambda root: ((root / "model.onnx").unlink(), os.symlink("weights/part-0.bin", root / "model.onnx")),
+            lambda root: ((root / "model.onnx").unlink(), (root / "model.onnx").symlink_to("weights/part-0.bin")),
             "model.onnx",
         ),
     ],
@@ -72,7 +72,7 @@ def test_a_package_that_is_gone_is_corrupt(package: Path) -> None:
 
 
 def test_links_are_refused(package: Path) -> None:
-    os.symlink("/etc/passwd", package / "labels.txt")
+    (package / "labels.txt").symlink_to("/etc/passwd")
 
     with pytest.raises(InvalidPackage, match=r"labels\.txt"):
         scan(package)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from onnx import TensorProto, helper
+from tests.support import graphs, tiny
 
 from seaway.errors import Cancelled, InferenceFailed, InvalidPackage, InvalidRequest
 from seaway.packages import PackageSpec
@@ -17,7 +17,6 @@ from seaway.runtimes import identify
 from seaway.runtimes.base import RunHandle, Session
 from seaway.runtimes.onnx import OnnxRuntime
 from seaway.types import TensorSpec
-from tests.support import graphs, tiny
 
 
 def load(directory: Path, model: bytes, name: str = "model.onnx") -> Session:
@@ -105,7 +104,7 @@ def test_external_data_stays_inside_the_package(tmp_path: Path, location: str, w
     (package / "deep").mkdir(parents=True)
     (tmp_path / "secret.bin").write_bytes(bytes(12))
     (package / "short.bin").write_bytes(bytes(4))
-    os.symlink(tmp_path / "secret.bin", package / "link.bin")
+    (package / "link.bin").symlink_to(tmp_path / "secret.bin")
 
     with pytest.raises(InvalidPackage, match=why) as caught:
         load(package, tiny.external_data_model(location))

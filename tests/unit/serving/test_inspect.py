@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.support import graphs, tiny
 
 from seaway.errors import InvalidPackage
 from seaway.serving.inspect import Inspection, inspect_package
 from seaway.types import Signature, TensorSpec
-from tests.support import graphs, tiny
 
 
 def inspect(package: Path, *, memory_mib: int = 4096, seconds: float = 30) -> Inspection:
@@ -62,7 +62,7 @@ def test_a_model_that_asks_for_too_much_memory_is_refused(tmp_path: Path) -> Non
         {"shape": np.array([2**34, 1], np.int64)},
     )
 
-    with pytest.raises(InvalidPackage, match="memory|MiB|load"):
+    with pytest.raises(InvalidPackage, match=r"memory|MiB|load"):
         inspect(tiny.write_package(tmp_path, fill), memory_mib=2048)
 
 

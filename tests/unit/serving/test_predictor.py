@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from tests.support import graphs, tiny
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
@@ -29,7 +30,6 @@ from seaway.errors import (
 )
 from seaway.runtimes.base import RunHandle
 from seaway.serving.predictor import Payload, Predictor, Reply
-from tests.support import graphs, tiny
 
 
 def open_package(directory: Path, model: bytes, spec: str = "", **files: str) -> Predictor:
