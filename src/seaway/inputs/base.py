@@ -16,6 +16,7 @@ from seaway.packages.spec import SPEC_FILE
 from seaway.types import Signature, TensorSpec
 
 Array = np.ndarray[Any, np.dtype[Any]]
+_HUGE = 1 << 64
 Feeds = dict[str, Array]
 """The tensors of one run of the model, by name."""
 
@@ -41,6 +42,8 @@ class InputType(Protocol):
 
     options: msgspec.Struct
     """What seaway.yaml says about it, defaults filled in."""
+    gives_masks: bool
+    """True when its samples say which positions are padding, so that outputs can be pooled."""
     takes_bytes: bool
     """True when a body that is not JSON (an image) can be the one sample; `prepare` then gets it as bytes."""
 
@@ -91,6 +94,10 @@ def at(sample: int, *, bare: bool) -> str:
 
 def shown(value: Any) -> str:
     """A caller's value for a message: quoted, escaped and short."""
+    if isinstance(value, list | dict):
+        return "a list" if isinstance(value, list) else "an object"
+    if isinstance(value, int) and abs(value) >= _HUGE:
+        return "a huge number"  # Python refuses to print thousands of digits
     text = repr(value[:60] if isinstance(value, str) else value)
     return text if len(text) <= 80 else f"{text[:77]}..."
 

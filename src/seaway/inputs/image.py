@@ -56,6 +56,7 @@ class ImageOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 class ImageInput:
     """Pictures as tensors of one size: (pixels * scale - mean) / std."""
 
+    gives_masks = False
     takes_bytes = True
 
     def __init__(self, options: ImageOptions, signature: Signature, tensor: TensorSpec, limit: int) -> None:

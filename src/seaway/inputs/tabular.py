@@ -56,6 +56,7 @@ class TabularOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 class TabularInput:
     """Columns of named features, in the order that the graph was trained with."""
 
+    gives_masks = False
     takes_bytes = False
 
     def __init__(

@@ -28,6 +28,7 @@ class TensorOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class TensorInput:
     """Nested lists for one input; an object of them by input name for several."""
 
+    gives_masks = False
     takes_bytes = False
 
     def __init__(self, options: TensorOptions, signature: Signature, spec: PackageSpec) -> None:

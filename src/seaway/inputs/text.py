@@ -38,6 +38,7 @@ class TextOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 class TextInput:
     """Strings through a tokenizer, padded to the longest of the request."""
 
+    gives_masks = True
     takes_bytes = False
 
     def __init__(self, options: TextOptions, signature: Signature, tokenizer: Tokenizer, limit: int) -> None:

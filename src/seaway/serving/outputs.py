@@ -76,6 +76,8 @@ class OutputStage:
     def _change(self, array: Array, mask: Array | None) -> Array:
         if not self._changes:
             return array
+        # Half precision overflows in a sum of squares.
+        array = array.astype(np.float32) if array.dtype == np.float16 else array
         with np.errstate(all="ignore"):
             if self.spec.pooling is not None and mask is not None:
                 array = pool(array, mask, self.spec.pooling)
