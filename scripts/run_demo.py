@@ -19,9 +19,10 @@ def main() -> int:
     port = PORT if _is_free(PORT) else 0
     if port == 0:
         _say(f"Port {PORT} is taken; Seaway takes a free one.")
-    server = subprocess.Popen(
-        [sys.executable, "-m", "seaway", "serve", "--port", str(port)], stdout=subprocess.PIPE, text=True, cwd=ROOT
-    )
+    # Only what needs attention, so that the prediction is easy to find; everything is in .seaway/logs.
+    environment = {"SEAWAY_LOG_LEVEL": "warning", **os.environ}
+    command = [sys.executable, "-m", "seaway", "serve", "--port", str(port)]
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=environment)
     signal.signal(signal.SIGTERM, lambda *_: server.terminate())
     try:
         url = _address(server)
