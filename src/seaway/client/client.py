@@ -60,8 +60,7 @@ class Client:
             base_url=self.url,
             headers={"Authorization": f"Bearer {api_key}"} if api_key else {},
             timeout=httpx.Timeout(_ANSWER_SECONDS, connect=_CONNECT_SECONDS),
-            # The system's certificates, so that a company's own authority counts; reading them takes a while.
-            verify=ssl.create_default_context() if parsed.scheme == "https" else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
+            verify=_trust() if parsed.scheme == "https" else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
             trust_env=False,
         )
 
@@ -286,6 +285,11 @@ class Client:
         if not response.is_success:
             raise answers.refusal(response)
         return response
+
+
+def _trust() -> ssl.SSLContext:
+    """The system's certificates, so that a company's own authority counts; reading them takes a while."""
+    return ssl.create_default_context()
 
 
 def _part(name: object) -> str:

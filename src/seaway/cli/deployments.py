@@ -1,0 +1,127 @@
+"""Commands that change or show what serves: deploy, undeploy, rollback, status, logs."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from seaway.cli import table
+from seaway.cli.command import FAILED, Call, asks_server
+from seaway.types import Json, ServingSettings
+
+Model = Annotated[str, typer.Argument(metavar="MODEL", help="Name of the model.")]
+Reason = Annotated[str, typer.Option(metavar="TEXT", help="Why; kept with the deployment.")]
+Wait = Annotated[float, typer.Option(metavar="SECONDS", min=0, help="How long to wait until it answers; 0 doesn't wait.")]
+
+
+@asks_server
+def deploy(  # noqa: PLR0913 - a command's flags are its parameters
+    call: Call,
+    model: Model,
+    version: Annotated[
+        str | None, typer.Argument(metavar="VERSION|ALIAS", help="Which version; without it, the newest.")
+    ] = None,
+    engines: Annotated[int | None, typer.Option(metavar="NUMBER", min=1, help="Engine threads, one core each.")] = None,
+    processes: Annotated[int | None, typer.Option(metavar="NUMBER", min=1, help="Worker processes.")] = None,
+    max_queue_size: Annotated[
+        int | None, typer.Option(metavar="NUMBER", min=1, help="Requests that may wait in one worker; more get 429.")
+    ] = None,
+    timeout_seconds: Annotated[
+        float | None, typer.Option(metavar="NUMBER", help="A request's deadline when it brings none.")
+    ] = None,
+    reason: Reason = "",
+    wait: Wait = 120.0,
+) -> None:
+    """Serve a version, and wait until it answers. What served before goes on until then."""
+    settings = ServingSettings(engines, processes, max_queue_size, timeout_seconds)
+    wanted = int(version) if version is not None and version.isascii() and version.isdigit() else version
+    _settle(call, call.client.deploy(model, wanted, settings=settings, reason=reason), wait)
+
+
+@asks_server
+def rollback(call: Call, model: Model, reason: Reason = "", wait: Wait = 120.0) -> None:
+    """Serve again what was ready before."""
+    _settle(call, call.client.rollback(model, reason=reason), wait)
+
+
+@asks_server
+def undeploy(call: Call, model: Model, reason: Reason = "") -> None:
+    """Stop serving a model. Its versions stay registered."""
+    answer = call.client.undeploy(model, reason=reason)
+    call.show(answer, lambda _: table.say(f"{model} is no longer served."))
+
+
+def _settle(call: Call, revision: Json, wait: float) -> None:
+    """Wait for the revision, tell what became of it, and fail if it isn't what serves."""
+    from seaway.client import wait_until_settled
+
+    model = revision["model"]
+    versions = ", ".join(f"version {arm['version']}" for arm in revision["arms"])
+    with table.spinner(f"{model}: loading {versions}"):
+        settled = wait_until_settled(call.client, revision, timeout_seconds=wait)
+    state = settled["state"]
+    call.show(settled, lambda _: None)
+    if state == "ready":
+        if not call.as_json:
+            table.say(f"{model} {versions} is ready: {call.client.url}/predict/{model}")
+        return
+    if state == "pending" and wait == 0:
+        if not call.as_json:
+            table.say(f"{model} {versions} is on its way; `seaway status` tells when it is ready.")
+        return
+    reason = settled.get("state_reason") or "The server gave no reason."
+    told = f"is not ready after {wait:g} s" if state == "pending" else f"{state}: {reason}"
+    table.complain(f"{model} {versions} {told} {_what_serves(call, model)}")
+    raise typer.Exit(FAILED)
+
+
+def _what_serves(call: Call, model: str) -> str:
+    live = call.client.status()["models"].get(model, {})
+    if live.get("version") is None:
+        return f"Nothing serves {model} now."
+    return f"Version {live['version']} keeps serving."
+
+
+@asks_server
+def status(call: Call) -> None:
+    """What is served now, by which processes."""
+    call.show(call.client.status(), _print_status)
+
+
+def _print_status(live: Json) -> None:
+    table.print_table(
+        ["model", "state", "version", "engines", "worker pids", "answered", "memory", "reason"],
+        [_model_row(name, model) for name, model in sorted(live["models"].items())],
+        empty="No model is deployed; register one with `seaway register MODEL PATH`, then `seaway deploy MODEL`.",
+    )
+    gateways = live["gateways"]
+    pids = ", ".join(str(gateway["pid"]) for gateway in gateways)
+    word = "gateway" if len(gateways) == 1 else "gateways"
+    table.note(f"{len(gateways)} {word} (pid {pids})" if gateways else "No gateway runs.")
+
+
+def _model_row(name: str, model: Json) -> list[Any]:
+    workers = model["workers"]
+    memory = sum(worker.get("memory_bytes") or 0 for worker in workers)
+    return [
+        name,
+        model["state"],
+        model["version"],
+        sum(worker["engines"] for worker in workers) or None,
+        " ".join(str(worker["pid"]) for worker in workers) or None,
+        sum(worker.get("answered") or 0 for worker in workers) if workers else None,
+        table.size(memory) if memory else None,
+        model["reason"] or None,
+    ]
+
+
+@asks_server
+def logs(
+    call: Call,
+    model: Annotated[str | None, typer.Argument(metavar="MODEL", help="Only lines about this model.")] = None,
+    lines: Annotated[int, typer.Option(metavar="NUMBER", min=1, help="How many of the newest lines.")] = 100,
+) -> None:
+    """The newest log lines of all processes."""
+    answer = call.client.logs(model, lines=lines)
+    call.show(answer, lambda found: table.say("\n".join(found)))

@@ -1,0 +1,92 @@
+"""`seaway predict`: ask a served model, from the terminal."""
+
+from __future__ import annotations
+
+import json
+import mimetypes
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from seaway.cli import table, values
+from seaway.cli.command import Call, asks_server
+
+if TYPE_CHECKING:
+    from seaway.client import Prediction
+
+_SHOWN_NUMBERS = 8
+
+
+@asks_server
+def predict(
+    call: Call,
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Name of a served model.")],
+    inputs: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="INPUT|@FILE|-",
+            help="One sample or a list of samples as JSON; a file with that, or with a picture; - reads standard input.",
+        ),
+    ] = None,
+    text: Annotated[str | None, typer.Option(metavar="TEXT", help="A plain string as the input, without JSON.")] = None,
+    version: Annotated[str | None, typer.Option(metavar="VERSION", help="Ask this version, if it is served.")] = None,
+) -> None:
+    """Ask a model. Prints its outputs; how long it took goes to standard error."""
+    if (inputs is None) == (text is None):
+        raise typer.BadParameter("Give one input: JSON, @file, - for standard input, or --text.")
+    kind = mimetypes.guess_type(inputs)[0] if inputs is not None and inputs.startswith("@") else None
+    if inputs is not None and kind is not None and kind.startswith("image/"):
+        prediction = call.client.predict_image(model, Path(inputs[1:]).read_bytes(), kind, version=version)
+    else:
+        value = text if inputs is None else values.read_json(inputs, "The input")
+        prediction = call.client.predict(model, value, version=version)
+    call.show(prediction.answer, lambda _: _print(prediction))
+
+
+def _print(prediction: Prediction) -> None:
+    outputs = prediction.outputs
+    if isinstance(outputs, list) and outputs and all(_is_labelled(output) for output in outputs):
+        _print_labelled(outputs)
+    elif _is_labelled(outputs):
+        _print_labelled([outputs])
+    else:
+        table.say(_short(outputs))
+    answer = prediction.answer
+    times = ", ".join(f"{name} {duration:.3g} ms" for name, duration in prediction.milliseconds.items())
+    table.note(f"{answer['model']} version {answer['version']}, prediction {answer['prediction_id']}, {times}")
+
+
+def _is_labelled(output: Any) -> bool:
+    return isinstance(output, dict) and output.keys() >= {"label", "score"}
+
+
+def _print_labelled(outputs: list[dict[str, Any]]) -> None:
+    """A line for each sample: its label, the score, and the runners-up."""
+    rows = []
+    for output in outputs:
+        scores = sorted((output.get("scores") or {}).items(), key=lambda item: -(item[1] or 0.0))
+        others = [f"{label} {_number(score)}" for label, score in scores if label != output["label"]]
+        rows.append([output["label"], _number(output["score"]), ", ".join(others[:_SHOWN_NUMBERS]) or None])
+    table.print_table(["label", "score", "others"], rows, empty="")
+
+
+def _number(value: Any) -> str:
+    return "null" if value is None else f"{value:.4g}"
+
+
+def _short(value: Any) -> str:
+    """Outputs for people: long lists cut, numbers to six digits; --json has everything.
+
+    >>> _short({"embedding": [0.123456789] * 384})
+    '{"embedding": [0.123457, 0.123457, 0.123457, ... 384 values]}'
+    """
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{json.dumps(key)}: {_short(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list):
+        if len(value) > _SHOWN_NUMBERS and not isinstance(value[0], list | dict):
+            return f"[{', '.join(_short(item) for item in value[:3])}, ... {len(value)} values]"
+        return "[" + ", ".join(_short(item) for item in value) + "]"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return json.dumps(value, ensure_ascii=False)

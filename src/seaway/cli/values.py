@@ -1,0 +1,48 @@
+"""Values on the command line that are JSON: written out, in a file (`@file`), or on standard input (`-`)."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from seaway.types import Json
+
+_MAX_PATH = 250
+
+def read_text(text: str) -> str:
+    """What `text` stands for: itself, the content of a file after `@`, or standard input for `-`."""
+    if text == "-":
+        return sys.stdin.read()
+    if text.startswith("@"):
+        try:
+            return Path(text[1:]).read_text(encoding="utf-8")
+        except OSError as error:
+            raise typer.BadParameter(f"{text[1:]} can't be read: {error.strerror}.") from error
+        except UnicodeDecodeError as error:
+            raise typer.BadParameter(f"{text[1:]} is not a text file.") from error
+    return text
+
+
+def read_json(text: str, what: str) -> Any:
+    """The JSON value that `text` stands for. Raises BadParameter (exit code 2) naming `what`."""
+    content = read_text(text)
+    try:
+        return json.loads(content)
+    except ValueError as error:
+        is_file = len(text) < _MAX_PATH and Path(text).is_file()
+        hint = f" For the file write @{text}." if is_file else ""
+        raise typer.BadParameter(f"{what} must be JSON, but: {error}.{hint}") from error
+
+
+def read_object(text: str | None, what: str) -> Json | None:
+    """The JSON object that `text` stands for; None stays None."""
+    if text is None:
+        return None
+    value = read_json(text, what)
+    if not isinstance(value, dict):
+        raise typer.BadParameter(f'{what} must be a JSON object, such as {{"accuracy": 0.9}}.')
+    return value
