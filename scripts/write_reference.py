@@ -33,8 +33,8 @@ Of `seaway serve`. Each can be given in three places; the first found wins:
 2. the file `seaway.toml` in the working directory, or the file that `SEAWAY_CONFIG` names: `max_queue_size = 100`;
 3. the default.
 
-`seaway serve --print-config` prints a settings file with every default to start from. Durations are in seconds, sizes in bytes. The command
-line, as a client, reads `SEAWAY_URL` (default `http://127.0.0.1:8080`) and `SEAWAY_API_KEY`.
+`seaway serve --print-config` prints a settings file with every default, to start from. Durations are in seconds, sizes
+in bytes. The command line, as a client, reads `SEAWAY_URL` (default `http://127.0.0.1:8080`) and `SEAWAY_API_KEY`.
 """,
         "| setting | default | what it does |\n| --- | --- | --- |",
         rows,

@@ -10,6 +10,7 @@ import numpy as np
 import onnxruntime
 import pytest
 from kserve import InferenceRESTClient, InferInput, InferRequest, RESTConfig
+
 from support.server import SeawayServer
 
 PACKAGE = Path(__file__).resolve().parents[2] / "examples" / "flights" / "package"
