@@ -21,7 +21,7 @@ app = typer.Typer(
 )
 
 
-def _version(*, wanted: bool) -> None:
+def _print_version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"seaway {__version__}")
         raise typer.Exit
@@ -35,7 +35,7 @@ def seaway(
     api_key: KeyOption = None,
     version: Annotated[
         bool,
-        typer.Option("--version", is_eager=True, callback=lambda value: _version(wanted=value), help="Print the version."),
+        typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version."),
     ] = False,
 ) -> None:
     """Takes a trained model from a file to trusted production traffic."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import getpass
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from seaway import __version__
 from seaway.cli import table
 from seaway.errors import SeawayError, ServerNotReached
 
@@ -50,8 +52,15 @@ class Call:
         """Print `answer` as JSON, or let `render` print it for people."""
         if self.as_json:
             table.print_json(answer)
-        else:
+            return
+        try:
             render(answer)
+        except (KeyError, TypeError) as error:
+            # The command line and the server may be of different versions.
+            raise SeawayError(
+                f"The server's answer is not as this version of Seaway ({__version__}) knows it: {error!r}. "
+                "`seaway status --json` names the server's version; --json shows its answer as it is."
+            ) from error
 
 
 def asks_server(function: Callable[..., None]) -> Callable[..., None]:
@@ -91,8 +100,16 @@ def _connect(common: Common) -> Iterator[Client]:
     from seaway.config import client_address
 
     url, api_key = client_address()
-    with Client(common.url or url, common.api_key or api_key) as client:
+    with Client(common.url or url, common.api_key or api_key, actor=_user()) as client:
         yield client
+
+
+def _user() -> str:
+    """Who asks, for the server's audit log; a container may have no name for its user."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return ""
 
 
 @contextmanager

@@ -27,8 +27,11 @@ def show_datasets(
 
 
 def _print_datasets(found: list[Json]) -> None:
-    rows = [[item["name"], item["newest_version"]] for item in found]
-    table.print_table(["dataset", "newest version"], rows, empty="No dataset is registered; `seaway datasets add NAME PATH` does it.")
+    table.print_table(
+        ["dataset", "newest version", "description"],
+        [[item["name"], item["newest"], item["description"] or None] for item in found],
+        empty="No dataset is registered; `seaway datasets add NAME PATH` does it.",
+    )
 
 
 def _print_dataset_versions(dataset: Json) -> None:
@@ -38,8 +41,8 @@ def _print_dataset_versions(dataset: Json) -> None:
             [
                 item["version"],
                 item["n_rows"],
-                len(item["manifest"]["files"]),
-                table.size(sum(file["size"] for file in item["manifest"]["files"])),
+                len(item["files"]),
+                table.size(item["n_bytes"]),
                 item["digest"][:12],
                 table.moment(item["created_at"]),
                 item["created_by"],
@@ -56,7 +59,7 @@ def add_dataset(
     name: Dataset,
     path: SourcePath,
     source: Annotated[
-        str | None, typer.Option(metavar="JSON|@FILE", help="Where the bytes came from (address, query), as a JSON object.")
+        str | None, typer.Option(metavar="JSON|@FILE", help="Where the bytes came from, as a JSON object.")
     ] = None,
     description: Annotated[str, typer.Option(metavar="TEXT", help="What is new in this version.")] = "",
 ) -> None:
@@ -104,7 +107,8 @@ def _print_experiment(experiment: Json) -> None:
     table.say(f"Experiment {experiment['experiment_id']}")
     facts = {
         "model": experiment["model"],
-        "dataset": f"{experiment['dataset']} version {experiment['dataset_version']} ({experiment['dataset_digest'][:12]})",
+        "dataset": f"{experiment['dataset']} version {experiment['dataset_version']}",
+        "dataset digest": experiment["dataset_digest"][:12],
         **experiment["spec"],
         "created": table.moment(experiment["created_at"]),
     }
@@ -126,11 +130,13 @@ def _fact(value: object) -> str | None:
 def create_experiment(  # noqa: PLR0913 - a command's flags are its parameters
     call: Call,
     dataset: Annotated[str, typer.Option(metavar="NAME", help="The dataset it trains on.")],
-    dataset_version: Annotated[int, typer.Option(metavar="VERSION", min=1, help="Which version of that.")],
     model: Annotated[str, typer.Option(metavar="MODEL", help="The model it is to give versions of.")],
     architecture: Annotated[str, typer.Option(metavar="TEXT", help="What is trained.")],
+    dataset_version: Annotated[
+        int | None, typer.Option(metavar="VERSION", min=1, help="Which version of that; without it, the newest.")
+    ] = None,
     hyper_parameters: Annotated[str | None, typer.Option(metavar="JSON|@FILE", help="As a JSON object.")] = None,
-    validation_strategy: Annotated[str | None, typer.Option(metavar="JSON|@FILE", help="As a JSON object.")] = None,
+    validation_strategy: Annotated[str, typer.Option(metavar="TEXT", help="How it is measured.")] = "",
     code_commit: Annotated[str, typer.Option(metavar="COMMIT", help="Commit of the training code.")] = "",
 ) -> None:
     """Join a dataset version with what is trained on it. The same content is the same experiment."""
@@ -141,7 +147,7 @@ def create_experiment(  # noqa: PLR0913 - a command's flags are its parameters
             "model": model,
             "architecture": architecture,
             "hyper_parameters": values.read_object(hyper_parameters, "--hyper-parameters") or {},
-            "validation_strategy": values.read_object(validation_strategy, "--validation-strategy") or {},
+            "validation_strategy": validation_strategy,
             "code_commit": code_commit,
         }
     )

@@ -12,7 +12,7 @@ from seaway.types import Json, ServingSettings
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="Name of the model.")]
 Reason = Annotated[str, typer.Option(metavar="TEXT", help="Why; kept with the deployment.")]
-Wait = Annotated[float, typer.Option(metavar="SECONDS", min=0, help="How long to wait until it answers; 0 doesn't wait.")]
+Wait = Annotated[float, typer.Option(metavar="SECONDS", min=0, help="Wait so long until it answers; 0 doesn't wait.")]
 
 
 @asks_server

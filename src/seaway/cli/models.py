@@ -38,7 +38,8 @@ def register(
         )
     version = uploaded.version["version"]
     told = "registered" if uploaded.new else "already there: the same bytes"
-    call.show(uploaded.version, lambda _: table.say(f"{model} version {version} is {told}. Serve it: seaway deploy {model} {version}"))
+    sentence = f"{model} version {version} is {told}. Serve it: seaway deploy {model} {version}"
+    call.show(uploaded.version, lambda _: table.say(sentence))
 
 
 @asks_server
@@ -54,9 +55,14 @@ def models(
 
 
 def _print_models(found: list[Json]) -> None:
-    rows = [[item["name"], item["newest_version"], _aliases(item["aliases"])] for item in found]
+    rows = [
+        [item["name"], item["newest"], item["n_versions"], _aliases(item["aliases"]), item["description"] or None]
+        for item in found
+    ]
     table.print_table(
-        ["model", "newest version", "aliases"], rows, empty="No model is registered; `seaway register MODEL PATH` does it."
+        ["model", "newest version", "versions", "aliases", "description"],
+        rows,
+        empty="No model is registered; `seaway register MODEL PATH` does it.",
     )
 
 
@@ -73,7 +79,7 @@ def _print_versions(model: Json) -> None:
                 item["runtime"],
                 _tensors(item["signature"]["inputs"]),
                 _tensors(item["signature"]["outputs"]),
-                table.size(sum(file["size"] for file in item["manifest"]["files"])),
+                table.size(item["n_bytes"]),
                 item["experiment_id"],
                 table.moment(item["created_at"]),
                 item["created_by"],
@@ -86,9 +92,11 @@ def _print_versions(model: Json) -> None:
 
 def _tensors(specs: list[Json]) -> str:
     """Tensors of a signature in short, a variable dimension as `*`."""
-    return ", ".join(
-        f"{spec['name']} {spec['datatype']}[{','.join('*' if n == -1 else str(n) for n in spec['shape'])}]" for spec in specs
-    )
+    return ", ".join(f"{spec['name']} {spec['datatype']}{_shape(spec['shape'])}" for spec in specs)
+
+
+def _shape(sizes: list[int]) -> str:
+    return f"[{','.join('*' if size == -1 else str(size) for size in sizes)}]"
 
 
 @asks_server
@@ -116,7 +124,8 @@ def alias(  # noqa: PLR0913 - a command's flags are its parameters
         moved = call.client.set_alias(model, name, version, reason=reason)
         call.show(moved, lambda _: table.say(f"{model} {name} is version {version} now."))
     else:
-        call.show(call.client.get_alias(model, name), lambda found: _print_aliases([found]))
+        found = call.client.get_alias(model, name)
+        call.show(found, lambda _: table.say(f"{model} {name} is version {found['version']}."))
 
 
 def _print_aliases(found: list[Json]) -> None:

@@ -26,7 +26,7 @@ def predict(
         str | None,
         typer.Argument(
             metavar="INPUT|@FILE|-",
-            help="One sample or a list of samples as JSON; a file with that, or with a picture; - reads standard input.",
+            help="A sample or a list of samples as JSON; a file with that, or a picture; - is standard input.",
         ),
     ] = None,
     text: Annotated[str | None, typer.Option(metavar="TEXT", help="A plain string as the input, without JSON.")] = None,

@@ -22,6 +22,8 @@ _INTRODUCTION = """\
 # Every setting is also a flag (--max-queue-size) and a variable (SEAWAY_MAX_QUEUE_SIZE). A flag wins over the variable,
 # the variable over this file, and this file over the default, which is what stands here.
 """
+_PLACEHOLDERS: dict[Any, str] = {int: "0", float: "0.0", str: '"..."', Path: '"..."', SecretStr: '"..."'}
+"""What stands behind a setting that has no default; its line is a comment."""
 
 
 def flags() -> list[inspect.Parameter]:
@@ -50,7 +52,9 @@ def example_toml() -> str:
 def _option(name: str, field: FieldInfo) -> Any:
     kind = _value_type(field)
     names = [f"{flag(name)}/--no-{flag(name)[2:]}"] if kind is bool else [flag(name)]
-    option = typer.Option(*names, help=f"{field.description}{_limits(field)}", metavar=_metavar(kind))
+    default = [] if field.default is None else [f"default {_shown(field.default)}"]
+    help_text = f"{field.description}{_bracketed([*default, *_limits(field)])}"
+    option = typer.Option(*names, help=help_text, metavar=_metavar(kind))
     annotation = kind if get_origin(kind) is Literal or kind in {bool, int, float, Path} else str
     return Annotated[annotation | None, option]
 
@@ -69,14 +73,18 @@ def _metavar(kind: Any) -> str | None:
     return names.get(kind)
 
 
-def _limits(field: FieldInfo) -> str:
-    """The default and the limits of a setting, as help texts end."""
-    facts = [] if field.default is None else [f"default {_shown(field.default)}"]
+def _limits(field: FieldInfo) -> list[str]:
+    """The limits of a setting in words."""
+    facts = []
     for constraint in field.metadata:
         for name, word in (("ge", "at least"), ("gt", "more than"), ("le", "at most"), ("lt", "less than")):
             limit = getattr(constraint, name, None)
             if limit is not None:
                 facts.append(f"{word} {limit}")
+    return facts
+
+
+def _bracketed(facts: list[str]) -> str:
     return f" ({', '.join(facts)})" if facts else ""
 
 
@@ -88,14 +96,10 @@ def _shown(value: Any) -> str:
 
 def _toml_entry(name: str, field: FieldInfo) -> str:
     kind = _value_type(field)
-    choices = f" One of {', '.join(get_args(kind))}." if get_origin(kind) is Literal else ""
-    comment = f"# {field.description}{_limits(field)}{choices}"
+    choices = [" or ".join(get_args(kind))] if get_origin(kind) is Literal else []
+    comment = f"# {field.description}{_bracketed([*choices, *_limits(field)])}"
     if field.default is None:
-        return f"{comment}\n# {name} ={_placeholder(kind)}\n"
+        return f"{comment}\n# {name} = {_PLACEHOLDERS[kind]}\n"
     value = str(field.default) if isinstance(field.default, Path) else field.default
     # JSON writes text, numbers and booleans exactly as TOML does.
     return f"{comment}\n{name} = {json.dumps(value)}\n"
-
-
-def _placeholder(kind: Any) -> str:
-    return "" if kind in {int, float} else ' ""'

@@ -46,7 +46,8 @@ class Uploaded:
 class Client:
     """One server at one address; owns a pool of connections, so close it or use it in a `with` statement."""
 
-    def __init__(self, url: str, api_key: str | None = None) -> None:
+    def __init__(self, url: str, api_key: str | None = None, *, actor: str = "") -> None:
+        """`actor` is who does what this client asks for, as the server's audit log will have it."""
         self.url = url.rstrip("/")
         try:
             parsed = httpx.URL(self.url)
@@ -54,11 +55,9 @@ class Client:
             raise InvalidRequest(f"{url!r} is no address of a server: {error}.") from error
         if parsed.scheme not in {"http", "https"} or not parsed.host:
             raise InvalidRequest(f"{url!r} is no address of a server; write it like http://127.0.0.1:8080.")
-        if api_key is not None and not (api_key.isascii() and api_key.isprintable()):
-            raise InvalidRequest("The API key has characters that no key has; was more than the key copied?")
         self._http = httpx.Client(
             base_url=self.url,
-            headers={"Authorization": f"Bearer {api_key}"} if api_key else {},
+            headers=_headers(api_key, actor),
             timeout=httpx.Timeout(_ANSWER_SECONDS, connect=_CONNECT_SECONDS),
             verify=_trust() if parsed.scheme == "https" else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
             trust_env=False,
@@ -144,7 +143,8 @@ class Client:
         return self._json("POST", "/api/experiments", json=experiment)
 
     def list_experiments(self) -> list[Json]:
-        return list(self._items("/api/experiments"))
+        """The newest first, a thousand at most."""
+        return list(self._json("GET", "/api/experiments", params={"limit": "1000"})["items"])
 
     def get_experiment(self, experiment_id: str) -> Json:
         return self._json("GET", f"/api/experiments/{_part(experiment_id)}")
@@ -285,6 +285,17 @@ class Client:
         if not response.is_success:
             raise answers.refusal(response)
         return response
+
+
+def _headers(api_key: str | None, actor: str) -> dict[str, str]:
+    headers = {}
+    if api_key:
+        if not (api_key.isascii() and api_key.isprintable()):
+            raise InvalidRequest("The API key has characters that no key has; was more than the key copied?")
+        headers["Authorization"] = f"Bearer {api_key}"
+    if actor:
+        headers["Seaway-Actor"] = actor.encode("ascii", "replace").decode()
+    return headers
 
 
 def _trust() -> ssl.SSLContext:
