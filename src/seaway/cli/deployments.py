@@ -70,9 +70,9 @@ def _settle(call: Call, revision: Json, wait: float) -> None:
         if not call.as_json:
             table.say(f"{model} {versions} is on its way; `seaway status` tells when it is ready.")
         return
-    reason = settled.get("state_reason") or "The server gave no reason."
+    reason = settled["state_reason"].rstrip(".") or "the server gave no reason"
     told = f"is not ready after {wait:g} s" if state == "pending" else f"{state}: {reason}"
-    table.complain(f"{model} {versions} {told} {_what_serves(call, model)}")
+    table.complain(f"{model} {versions} {told}. {_what_serves(call, model)}")
     raise typer.Exit(FAILED)
 
 

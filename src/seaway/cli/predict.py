@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import mimetypes
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -37,7 +36,7 @@ def predict(
         raise typer.BadParameter("Give one input: JSON, @file, - for standard input, or --text.")
     kind = mimetypes.guess_type(inputs)[0] if inputs is not None and inputs.startswith("@") else None
     if inputs is not None and kind is not None and kind.startswith("image/"):
-        prediction = call.client.predict_image(model, Path(inputs[1:]).read_bytes(), kind, version=version)
+        prediction = call.client.predict_image(model, values.read_file(inputs[1:]), kind, version=version)
     else:
         value = text if inputs is None else values.read_json(inputs, "The input")
         prediction = call.client.predict(model, value, version=version)

@@ -13,15 +13,21 @@ from seaway.types import Json
 
 _MAX_PATH = 250
 
+def read_file(name: str) -> bytes:
+    """The content of a file. Raises BadParameter (exit code 2) naming it."""
+    try:
+        return Path(name).read_bytes()
+    except OSError as error:
+        raise typer.BadParameter(f"{name} can't be read: {error.strerror}.") from error
+
+
 def read_text(text: str) -> str:
     """What `text` stands for: itself, the content of a file after `@`, or standard input for `-`."""
     if text == "-":
         return sys.stdin.read()
     if text.startswith("@"):
         try:
-            return Path(text[1:]).read_text(encoding="utf-8")
-        except OSError as error:
-            raise typer.BadParameter(f"{text[1:]} can't be read: {error.strerror}.") from error
+            return read_file(text[1:]).decode()
         except UnicodeDecodeError as error:
             raise typer.BadParameter(f"{text[1:]} is not a text file.") from error
     return text

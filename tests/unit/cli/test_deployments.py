@@ -1,0 +1,157 @@
+"""deploy, rollback, undeploy, status, logs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import pytest
+from typer.testing import Result
+
+from support.scripted import ScriptedServer
+from support.shapes import live, revision
+
+Seaway = Callable[..., Result]
+
+
+def test_deploy_returns_when_the_version_answers(server: ScriptedServer, seaway: Seaway) -> None:
+    server.answers("PUT /api/deployments/churn", revision("pending"))
+    server.answers("GET /api/deployments/churn", revision("ready"))
+
+    done = seaway("deploy", "churn", "2", "--engines", "1", "--timeout-seconds", "0.5", "--reason", "better")
+
+    assert done.exit_code == 0, done.output
+    assert done.stdout == f"churn version 2 is ready: {server.url}/predict/churn\n"
+    assert server.asked[0].json == {"version": 2, "engines": 1, "timeout_seconds": 0.5, "reason": "better"}
+
+
+@pytest.mark.parametrize(("typed", "asked"), [([], None), (["champion"], "champion"), (["3"], 3)])
+def test_a_version_is_a_number_an_alias_or_the_newest(
+    server: ScriptedServer, seaway: Seaway, typed: list[str], asked: object
+) -> None:
+    server.answers("PUT /api/deployments/churn", revision("ready"))
+
+    assert seaway("deploy", "churn", *typed).exit_code == 0
+    assert server.asked[0].json["version"] == asked
+
+
+def test_a_deploy_that_fails_says_why_and_what_keeps_serving(server: ScriptedServer, seaway: Seaway) -> None:
+    server.answers("PUT /api/deployments/churn", revision("failed", reason="Known answer 3 differs by 0.2."))
+    server.answers("GET /api/status", live(version=1))
+
+    done = seaway("deploy", "churn", "2")
+
+    assert done.exit_code == 1
+    assert done.stdout == ""
+    assert done.stderr == (
+        "Error: churn version 2 failed: Known answer 3 differs by 0.2. Version 1 keeps serving.\n"
+    )
+
+
+def test_a_first_deploy_that_fails_says_that_nothing_serves(server: ScriptedServer, seaway: Seaway) -> None:
+    server.answers("PUT /api/deployments/churn", revision("failed", reason="Out of memory."))
+    server.answers("GET /api/status", live(version=None, state="UNAVAILABLE"))
+
+    assert seaway("deploy", "churn").stderr.endswith("Out of memory. Nothing serves churn now.\n")
+
+
+def test_a_deploy_that_takes_too_long_fails(server: ScriptedServer, seaway: Seaway) -> None:
+    server.answers("PUT /api/deployments/churn", revision("pending"))
+    server.answers("GET /api/deployments/churn", revision("pending"))
+    server.answers("GET /api/status", live(version=1))
+
+    done = seaway("deploy", "churn", "--wait", "0.01")
+
+    assert done.exit_code == 1
+    assert "is not ready after 0.01 s. Version 1 keeps serving." in done.stderr
+
+
+def test_deploy_need_not_wait(server: ScriptedServer, seaway: Seaway) -> None:
+    server.answers("PUT /api/deployments/churn", revision("pending"))
+
+    done = seaway("deploy", "churn", "--wait", "0")
+
+    assert done.exit_code == 0
+    assert "is on its way" in done.stdout
+    assert len(server.asked) == 1
+
+
+def test_a_failed_deploy_is_json_too(server: ScriptedServer, seaway: Seaway) -> None:
+    failed = revision("failed", reason="No.")
+    server.answers("PUT /api/deployments/churn", failed)
+    server.answers("GET /api/status", live())
+
+    done = seaway("deploy", "churn", "--json")
+
+    assert done.exit_code == 1
+    assert json.loads(done.stdout) == failed
+
+
+def test_rollback_waits_like_deploy(server: ScriptedServer, seaway: Seaway) -> None:
+    server.answers("POST /api/deployments/churn/rollback", revision("pending", version=1))
+    server.answers("GET /api/deployments/churn", revision("ready", version=1))
+
+    done = seaway("rollback", "churn", "--reason", "worse")
+
+    assert done.stdout.startswith("churn version 1 is ready")
+    assert server.asked[0].json == {"reason": "worse"}
+
+
+def test_rollback_without_a_past_says_what_the_server_says(server: ScriptedServer, seaway: Seaway) -> None:
+    server.answers("POST /api/deployments/churn/rollback", {"error": "Nothing was ready before."}, status=409)
+
+    done = seaway("rollback", "churn")
+
+    assert (done.exit_code, done.stderr) == (1, "Error: Nothing was ready before.\n")
+
+
+def test_undeploy_says_that_it_is_done(server: ScriptedServer, seaway: Seaway) -> None:
+    server.answers("DELETE /api/deployments/churn", revision("undeployed"))
+
+    assert seaway("undeploy", "churn").stdout == "churn is no longer served.\n"
+
+
+def test_status_is_a_table_of_models_and_their_workers(server: ScriptedServer, seaway: Seaway) -> None:
+    server.answers("GET /api/status", live())
+
+    done = seaway("status")
+
+    heading, _, row = [line.rstrip() for line in done.stdout.splitlines()]
+    assert heading.split() == ["model", "state", "version", "engines", "worker", "pids", "answered", "memory", "reason"]
+    assert row.split() == ["churn", "READY", "1", "2", "4242", "17", "60.0", "MB", "-"]
+    assert done.stderr == "1 gateway (pid 77)\n"
+
+
+def test_an_empty_server_says_what_to_do_next(server: ScriptedServer, seaway: Seaway) -> None:
+    server.answers("GET /api/status", live() | {"models": {}})
+
+    assert "register one with `seaway register MODEL PATH`" in seaway("status").stdout
+
+
+def test_what_a_terminal_would_obey_is_written_out(server: ScriptedServer, seaway: Seaway) -> None:
+    status = live()
+    status["models"]["churn"]["reason"] = "\x1b]0;owned\x07"
+    server.answers("GET /api/status", status)
+
+    done = seaway("status")
+
+    assert "\x1b" not in done.stdout
+    assert "\\x1b]0;owned\\x07" in done.stdout
+
+
+def test_an_answer_of_another_version_is_an_error_and_no_traceback(server: ScriptedServer, seaway: Seaway) -> None:
+    server.answers("GET /api/status", {"version": "9.0", "served": []})
+
+    done = seaway("status")
+
+    assert done.exit_code == 1
+    assert "is not as this version of Seaway" in done.stderr
+    assert json.loads(seaway("status", "--json").stdout) == {"version": "9.0", "served": []}
+
+
+def test_logs_are_the_lines_as_they_are(server: ScriptedServer, seaway: Seaway) -> None:
+    lines = ['{"event": "[bold]a[/bold]"}', '{"event": "' + "b" * 300 + '"}']
+    server.answers("GET /api/logs", {"lines": lines})
+
+    assert seaway("logs", "churn", "--lines", "2").stdout.splitlines() == lines
+    assert server.asked[0].query == {"model": "churn", "lines": "2"}
