@@ -104,7 +104,6 @@ def _print_experiments(found: list[Json]) -> None:
 
 
 def _print_experiment(experiment: Json) -> None:
-    table.say(f"Experiment {experiment['experiment_id']}")
     facts = {
         "model": experiment["model"],
         "dataset": f"{experiment['dataset']} version {experiment['dataset_version']}",
@@ -112,7 +111,8 @@ def _print_experiment(experiment: Json) -> None:
         **experiment["spec"],
         "created": table.moment(experiment["created_at"]),
     }
-    table.print_table(["", ""], [[name, _fact(value)] for name, value in facts.items()], empty="")
+    rows = [[name, _fact(value)] for name, value in facts.items()]
+    table.print_table(["experiment", experiment["experiment_id"]], rows, empty="")
     table.print_table(
         ["version", "metrics"],
         [[trained["version"], _fact(trained["metrics"])] for trained in experiment["trained"]],

@@ -62,7 +62,9 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, emp
     from rich import box
     from rich.table import Table
 
-    table = Table(*columns, box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")  # a name that is cut can't be copied
     for row in rows:
         table.add_row(*("-" if cell is None else printable(cell) for cell in row))
     if not table.row_count:
@@ -111,7 +113,7 @@ def upload_progress(text: str) -> Iterator[Progress | None]:
         task = bar.add_task(printable(text), total=None)
 
         def moved(sent: int, total: int) -> None:
-            checking = "Sent; the server opens and tries it"
+            checking = "Sent; the server checks it"
             bar.update(task, completed=sent, total=total, description=checking if sent >= total else printable(text))
 
         yield moved
