@@ -8,6 +8,8 @@ import numpy as np
 
 from seaway.errors import InvalidRequest
 
+Array = np.ndarray[Any, Any]
+
 DTYPES: dict[str, np.dtype[Any]] = {
     "BOOL": np.dtype("bool"),
     "UINT8": np.dtype("uint8"), "UINT16": np.dtype("<u2"), "UINT32": np.dtype("<u4"), "UINT64": np.dtype("<u8"),
@@ -25,3 +27,13 @@ def dtype_of(datatype: str, where: str) -> np.dtype[Any]:
     if found is None:
         raise InvalidRequest(f"{where}.datatype: {datatype[:40]!r} is no datatype; there are {', '.join(DTYPES)}.")
     return found
+
+
+def bf16_to_fp32(array: Array) -> Array:
+    """The numbers behind BF16's two bytes, which are the upper half of an FP32.
+
+    >>> bf16_to_fp32(np.array([0x3F80, 0xC000], dtype=np.uint16)).tolist()
+    [1.0, -2.0]
+    """
+    wide: Array = (array.astype(np.uint32) << 16).view(np.float32)
+    return wide

@@ -15,13 +15,16 @@ _LEVEL = 1  # answers are sent once: speed counts more than size
 def unpack(body: bytes | memoryview, content_encoding: str, *, limit_bytes: int) -> bytes:
     """The body without its encoding; `deflate` is the zlib format, as HTTP says.
 
-    Raises UnsupportedEncoding, InvalidRequest for corrupt data, and PayloadTooLarge before more than the limit unpacks.
+    Raises UnsupportedEncoding, also for one encoding in another; InvalidRequest for corrupt data and for anything after
+    its end; and PayloadTooLarge before more than the limit unpacks.
     """
     name = content_encoding.strip().lower()
     if name in {"", "identity"}:
+        if len(body) > limit_bytes:
+            raise PayloadTooLarge(f"The body has more than {limit_bytes} bytes, the limit (max_body_bytes).")
         return bytes(body)
     if name not in _BITS:
-        raise UnsupportedEncoding(f"The Content-Encoding {content_encoding[:40]!r} is not read here; gzip and deflate are.")
+        raise UnsupportedEncoding(f"Content-Encoding {content_encoding[:40]!r} is not read here; gzip and deflate are.")
     unpacker = zlib.decompressobj(wbits=_BITS[name])
     try:
         unpacked = unpacker.decompress(body, limit_bytes + 1)
@@ -53,6 +56,8 @@ def choose_encoding(accept_encoding: str) -> str:
 
 
 def pack(chunks: Sequence[bytes | memoryview], encoding: str) -> bytes:
-    """The chunks in one, encoded."""
+    """The chunks in one, encoded by what `choose_encoding` gave."""
+    if encoding in {"", "identity"}:
+        return b"".join(chunks)
     packer = zlib.compressobj(_LEVEL, zlib.DEFLATED, _BITS[encoding])
     return b"".join([*(packer.compress(chunk) for chunk in chunks), packer.flush()])

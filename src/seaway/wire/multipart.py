@@ -2,45 +2,40 @@
 
 from __future__ import annotations
 
-from python_multipart.exceptions import MultipartParseError
+import logging
+
+from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from seaway.errors import InvalidRequest, PayloadTooLarge
 
+# The library logs a warning for every broken form; the caller is told, and that is enough.
+logging.getLogger("python_multipart").setLevel(logging.ERROR)
+
 MAX_PARTS = 32
-_MAX_HEADER_BYTES = 8192
 
 
 class _Parts:
     """Collects the parts; one instance for each body."""
 
-    def __init__(self, body: memoryview, limit: int) -> None:
-        self._body = body
+    def __init__(self, limit: int) -> None:
         self._limit = limit
         self.parts: list[tuple[bytes, bytearray]] = []
         self._name = bytearray()
         self._value = bytearray()
         self._disposition = b""
         self._data = bytearray()
-        self._headers = 0
 
     def begin(self) -> None:
         if len(self.parts) >= MAX_PARTS:
             raise InvalidRequest(f"The form has more than {MAX_PARTS} parts; send one file.")
-        self._disposition, self._data, self._headers = b"", bytearray(), 0
+        self._disposition, self._data = b"", bytearray()
 
     def header_name(self, data: bytes, start: int, end: int) -> None:
-        self._grow(end - start)
         self._name += data[start:end]
 
     def header_value(self, data: bytes, start: int, end: int) -> None:
-        self._grow(end - start)
         self._value += data[start:end]
-
-    def _grow(self, size: int) -> None:
-        self._headers += size
-        if self._headers > _MAX_HEADER_BYTES:
-            raise InvalidRequest("A part of the form has headers of more than 8 kB.")
 
     def header_end(self) -> None:
         if self._name.lower() == b"content-disposition":
@@ -57,15 +52,11 @@ class _Parts:
 
 
 def first_file(body: bytes | memoryview, content_type: str, *, limit: int) -> bytes:
-    """The first part that has a filename. Raises InvalidRequest when there is none or the form is broken."""
-    _, options = parse_options_header(content_type)
-    boundary = options.get(b"boundary")
-    if not boundary:
-        raise InvalidRequest("The header Content-Type names no boundary; let the HTTP client set it.")
-    parts = _Parts(memoryview(body), limit)
+    """The only part that has a filename. Raises InvalidRequest when there is none or another, or the form is broken."""
+    parts = _Parts(limit)
     try:
         parser = MultipartParser(
-            boundary,
+            _boundary(content_type),
             {
                 "on_part_begin": parts.begin,
                 "on_header_field": parts.header_name,
@@ -77,9 +68,18 @@ def first_file(body: bytes | memoryview, content_type: str, *, limit: int) -> by
         )
         parser.write(bytes(body))
         parser.finalize()
-    except MultipartParseError as error:
+    except FormParserError as error:
         raise InvalidRequest(f"The form is broken: {error}.") from error
-    for disposition, data in parts.parts:
-        if b"filename" in parse_options_header(disposition)[1]:
-            return bytes(data)
-    raise InvalidRequest("The form holds no file; send one part with a filename.")
+    files = [data for disposition, data in parts.parts if b"filename" in parse_options_header(disposition)[1]]
+    if not files:
+        raise InvalidRequest("The form holds no file; send one part with a filename.")
+    if len(files) > 1:
+        raise InvalidRequest(f"The form holds {len(files)} files; send one.")
+    return bytes(files[0])
+
+
+def _boundary(content_type: str) -> bytes:
+    boundary = parse_options_header(content_type)[1].get(b"boundary") if content_type.isascii() else None
+    if not boundary:
+        raise InvalidRequest("The header Content-Type names no boundary; let the HTTP client set it.")
+    return boundary

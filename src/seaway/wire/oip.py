@@ -9,18 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
-import numpy as np
 
 from seaway.errors import InvalidRequest, NotSupported
 from seaway.types import TensorSpec
-from seaway.wire.datatypes import dtype_of
-from seaway.wire.tensors import binary_array, binary_bytes, json_array, json_values, shape_of
+from seaway.wire.classification import best_classes
+from seaway.wire.datatypes import Array, dtype_of
+from seaway.wire.raw import raw_array
+from seaway.wire.strict import decode_json, refuse_nul, refuse_repeated_keys
+from seaway.wire.tensors import binary_array, binary_bytes, check_shape, json_array, json_values
 
-MAX_OUTPUTS = 1024
-_NO_PARAMETERS: dict[str, Any] = {}
+MAX_OUTPUTS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +30,7 @@ class InferTensor:
 
     name: str
     datatype: str
-    array: np.ndarray[Any, Any]
+    array: Array
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,24 +62,30 @@ class Encoded:
     n_bytes: int = field(default=0)
 
 
+_Dimension = Annotated[int, msgspec.Meta(ge=0)]
+_Parameters = dict[str, Any] | msgspec.UnsetType | None
+
+
 class _Input(msgspec.Struct):
     name: str
-    shape: list[Any]
+    shape: list[_Dimension]
     datatype: str
-    parameters: dict[str, Any] | None = None
+    parameters: _Parameters = msgspec.UNSET
     data: msgspec.Raw = msgspec.Raw()
 
 
 class _Output(msgspec.Struct):
     name: str
-    parameters: dict[str, Any] | None = None
+    parameters: _Parameters = msgspec.UNSET
 
 
 class _Request(msgspec.Struct):
     inputs: list[_Input]
-    id: str | None = None
-    parameters: dict[str, Any] | None = None
-    outputs: list[_Output] | None = None
+    id: str | msgspec.UnsetType | None = msgspec.UNSET
+    parameters: _Parameters = msgspec.UNSET
+    outputs: list[_Output] | msgspec.UnsetType | None = msgspec.UNSET
+    # KServe's client sends it along; it means nothing here, but is no reason for a second look at the keys.
+    model_name: Any = msgspec.UNSET
 
 
 _decode = msgspec.json.Decoder(_Request).decode
@@ -88,41 +95,53 @@ _encode = msgspec.json.Encoder().encode
 def decode_infer(
     body: bytes | memoryview, *, header_length: int | None, raw_spec: TensorSpec | None = None
 ) -> InferRequest:
-    """Raises InvalidRequest naming the field; no memory is taken for a declared shape before the bytes are there.
+    """Raises InvalidRequest naming the field, NotSupported for shared memory.
 
-    `raw_spec` is the model's only input, for the raw form; None when it has several.
+    Nothing is allocated for a declared shape before the bytes are there. Binary tensors are views of `body`: it must
+    not change while they live. `raw_spec` is the model's only input, for the raw form; None when it has several.
     """
     view = memoryview(body)
     if header_length == 0:
         return _raw(view, raw_spec)
     if header_length is not None and not 0 <= header_length <= len(view):
         raise InvalidRequest(f"Inference-Header-Content-Length is {header_length}; the body has {len(view)} bytes.")
-    json_part = view if header_length is None else view[:header_length]
-    request = _request(json_part)
+    text = bytes(body) if header_length is None else bytes(view[:header_length])
+    request = _request(text)
     parameters = _parameters(request.parameters, "parameters")
-    inputs = _inputs(request.inputs, view[len(json_part) :])
-    outputs = None if request.outputs is None or not request.outputs else _outputs(request.outputs)
-    return InferRequest(request.id or "", parameters, inputs, outputs, _flag(parameters, "binary_data_output", "parameters"))
+    binary_default = _flag(parameters, "binary_data_output", "parameters")
+    inputs = _inputs(request.inputs, view[len(text) :])
+    # No outputs asked for and an empty list of them both mean all, as in Triton.
+    outputs = _outputs(request.outputs) if request.outputs else None
+    return InferRequest(request.id or "", parameters, inputs, outputs, binary_default)
 
 
-def _request(json_part: memoryview) -> _Request:
-    if not len(json_part):
+def _request(text: bytes) -> _Request:
+    if not text:
         raise InvalidRequest('The body is empty; send JSON: {"inputs": [{"name", "shape", "datatype", "data"}]}.')
-    try:
-        return _decode(json_part)
-    except RecursionError as error:
-        raise InvalidRequest("The body is nested too deeply.") from error
-    except msgspec.ValidationError as error:
-        message, _, path = str(error).partition(" - at `$")
-        place = path.rstrip("`").lstrip(".") or "the body"
-        raise InvalidRequest(f"{place}: {message[:1].lower()}{message[1:]}.") from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InvalidRequest(f"The body is not valid JSON: {error}.") from error
+    request = decode_json(_decode, text)
+    refuse_nul(text)
+    refuse_repeated_keys(text, _count_keys(request))
+    return request
 
 
-def _parameters(given: dict[str, Any] | None, where: str) -> dict[str, Any]:
+def _count_keys(request: _Request) -> int:
+    count = 1 + _count_parameters(request.parameters)
+    count += (request.id is not msgspec.UNSET) + (request.outputs is not msgspec.UNSET)
+    count += request.model_name is not msgspec.UNSET
+    for tensor in request.inputs:
+        count += 3 + bool(tensor.data) + _count_parameters(tensor.parameters)
+    for output in request.outputs or ():
+        count += 1 + _count_parameters(output.parameters)
+    return count
+
+
+def _count_parameters(parameters: _Parameters) -> int:
+    return 0 if parameters is msgspec.UNSET else 1 + len(parameters or ())
+
+
+def _parameters(given: _Parameters, where: str) -> dict[str, Any]:
     if not given:
-        return _NO_PARAMETERS
+        return {}
     for key in given:
         if key.startswith("triton_"):
             raise InvalidRequest(f"{where}.{key[:80]}: keys that begin with triton_ are reserved.")
@@ -138,43 +157,50 @@ def _flag(parameters: Mapping[str, Any], key: str, where: str) -> bool:
     return value
 
 
+def _number(parameters: Mapping[str, Any], key: str, unit: str, where: str) -> int:
+    value = parameters.get(key, 0)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise InvalidRequest(f"{where}.{key}: expected a number of {unit}.")
+    return value
+
+
 def _inputs(given: list[_Input], binary: memoryview) -> tuple[InferTensor, ...]:
     if not given:
         raise InvalidRequest("inputs: expected at least one tensor.")
-    tensors: list[InferTensor] = []
-    seen: set[str] = set()
-    at = 0
-    for index, one in enumerate(given):
+    tensors: dict[str, InferTensor] = {}
+    for index, tensor in enumerate(given):
         where = f"inputs[{index}]"
-        if one.name in seen:
-            raise InvalidRequest(f"{where}.name: {one.name[:80]!r} is there twice.")
-        seen.add(one.name)
-        dtype = dtype_of(one.datatype, where)
-        shape = shape_of(one.shape, where)
-        size = _binary_size(_parameters(one.parameters, f"{where}.parameters"), where)
-        if size is None:
-            if not one.data:
-                raise InvalidRequest(f"{where}.data is missing; send data, or parameters.binary_data_size and the bytes.")
-            array = json_array(one.data, one.datatype, dtype, shape, where)
-        else:
-            if one.data:
-                raise InvalidRequest(f"{where} has both data and parameters.binary_data_size; send one of them.")
-            if size > len(binary) - at:
-                missing = size - (len(binary) - at)
-                raise InvalidRequest(f"{where}: unexpected size, expecting {missing} additional bytes.")
-            array = binary_array(binary[at : at + size], one.datatype, dtype, shape, where)
-            at += size
-        tensors.append(InferTensor(one.name, one.datatype, array))
-    if at != len(binary):
-        raise InvalidRequest(f"The body has {len(binary) - at} bytes more than its inputs: unexpected additional input data.")
-    return tuple(tensors)
+        if tensor.name in tensors:
+            raise InvalidRequest(f"{where}.name: {tensor.name[:80]!r} is there twice.")
+        size = _binary_size(tensor, where)
+        if size > len(binary):
+            missing = size - len(binary)
+            raise InvalidRequest(f"{where}: unexpected size, expecting {missing} additional bytes.")
+        tensors[tensor.name] = InferTensor(tensor.name, tensor.datatype, _array(tensor, binary[:size], where))
+        binary = binary[size:]
+    if len(binary):
+        raise InvalidRequest(f"{len(binary)} bytes follow those of the inputs: unexpected additional input data.")
+    return tuple(tensors.values())
 
 
-def _binary_size(parameters: Mapping[str, Any], where: str) -> int | None:
-    size = parameters.get("binary_data_size")
-    if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 0):
-        raise InvalidRequest(f"{where}.parameters.binary_data_size: expected a number of bytes.")
-    return size
+def _array(tensor: _Input, binary: memoryview, where: str) -> Array:
+    dtype = dtype_of(tensor.datatype, where)
+    shape = check_shape(tensor.shape, where)
+    if tensor.data:
+        return json_array(tensor.data, tensor.datatype, dtype, shape, where)
+    return binary_array(binary, tensor.datatype, dtype, shape, where)
+
+
+def _binary_size(tensor: _Input, where: str) -> int:
+    """How many of the bytes after the JSON are this input's; none when it brings JSON data."""
+    parameters = _parameters(tensor.parameters, f"{where}.parameters")
+    if "binary_data_size" not in parameters:
+        if not tensor.data:
+            raise InvalidRequest(f"{where}.data is missing; send it, or parameters.binary_data_size and the bytes.")
+        return 0
+    if tensor.data:
+        raise InvalidRequest(f"{where} has both data and parameters.binary_data_size; send one of them.")
+    return _number(parameters, "binary_data_size", "bytes", f"{where}.parameters")
 
 
 def _outputs(given: list[_Output]) -> tuple[RequestedOutput, ...]:
@@ -188,43 +214,17 @@ def _outputs(given: list[_Output]) -> tuple[RequestedOutput, ...]:
             raise InvalidRequest(f"{where}.name: {one.name[:80]!r} is there twice.")
         seen.add(one.name)
         parameters = _parameters(one.parameters, f"{where}.parameters")
-        classes = parameters.get("classification", 0)
-        if isinstance(classes, bool) or not isinstance(classes, int) or classes < 0:
-            raise InvalidRequest(f"{where}.parameters.classification: expected a number of classes.")
-        outputs.append(RequestedOutput(one.name, _flag(parameters, "binary_data", f"{where}.parameters"), classes))
+        binary = _flag(parameters, "binary_data", f"{where}.parameters")
+        classes = _number(parameters, "classification", "classes", f"{where}.parameters")
+        outputs.append(RequestedOutput(one.name, binary, classes))
     return tuple(outputs)
 
 
 def _raw(body: memoryview, spec: TensorSpec | None) -> InferRequest:
-    """The raw form: the bytes of the only input, one sample; all outputs come back binary."""
     if spec is None:
         raise InvalidRequest("The raw form (Inference-Header-Content-Length: 0) needs a model with exactly one input.")
-    dtype = dtype_of(spec.datatype, "The model's input")
-    if spec.datatype == "BYTES":
-        array = np.empty(1, dtype=np.object_)
-        array[0] = bytes(body)
-        shape: tuple[int, ...] = tuple(1 for _ in spec.shape) or (1,)
-        array = array.reshape(shape)
-    else:
-        shape = _raw_shape(spec, len(body), dtype.itemsize)
-        array = binary_array(body, spec.datatype, dtype, shape, "The body")
-    return InferRequest("", {}, (InferTensor(spec.name, spec.datatype, array),), None, binary_default=True)
-
-
-def _raw_shape(spec: TensorSpec, size: int, itemsize: int) -> tuple[int, ...]:
-    # A leading variable dimension counts samples, and the raw form is one sample; one other may follow the size.
-    shape = [1, *spec.shape[1:]] if spec.shape[:1] == (-1,) and len(spec.shape) > 1 else list(spec.shape)
-    variable = [axis for axis, extent in enumerate(shape) if extent == -1]
-    if len(variable) > 1:
-        raise InvalidRequest(f"The raw form can't tell the sizes of {len(variable)} variable dimensions of {spec.name!r}.")
-    if variable:
-        fixed = itemsize
-        for extent in shape:
-            fixed *= 1 if extent == -1 else extent
-        if fixed == 0 or size % fixed:
-            raise InvalidRequest(f"The body has {size} bytes, which is no multiple of {fixed}, one row of {spec.name!r}.")
-        shape[variable[0]] = size // fixed
-    return tuple(shape)
+    tensor = InferTensor(spec.name, spec.datatype, raw_array(body, spec))
+    return InferRequest("", {}, (tensor,), None, binary_default=True)
 
 
 def encode_infer(
@@ -235,21 +235,26 @@ def encode_infer(
     *,
     labels: Mapping[str, Sequence[str]] | None = None,
 ) -> Encoded:
-    """The answer, each output in JSON or binary as the request asked; numbers that are not finite are written NaN, Infinity."""
+    """The answer, each output in JSON or binary as the request asked.
+
+    In JSON, numbers that are not finite are written NaN and Infinity. Raises InvalidRequest for an output that can't be
+    had in the form asked for: bytes that are not text in JSON, a ranking of what is no number.
+    """
     asked = {one.name: one for one in request.outputs or ()}
     described: list[Any] = []
     blobs: list[bytes | memoryview] = []
     for tensor in outputs:
         wanted = asked.get(tensor.name, RequestedOutput(tensor.name, request.binary_default))
+        datatype, array, where = tensor.datatype, tensor.array, f"The output {tensor.name!r}"
         if wanted.classification:
-            tensor = _classify(tensor, wanted.classification, (labels or {}).get(tensor.name))  # noqa: PLW2901
-        entry: dict[str, Any] = {"name": tensor.name, "datatype": tensor.datatype, "shape": list(tensor.array.shape)}
+            known = (labels or {}).get(tensor.name)
+            datatype, array = "BYTES", best_classes(array, datatype, wanted.classification, known, where)
+        entry: dict[str, Any] = {"name": tensor.name, "datatype": datatype, "shape": array.shape}
         if wanted.binary:
-            blob = binary_bytes(tensor.array, tensor.datatype)
-            entry["parameters"] = {"binary_data_size": len(blob)}
-            blobs.append(blob)
+            blobs.append(binary_bytes(array, datatype))
+            entry["parameters"] = {"binary_data_size": len(blobs[-1])}
         else:
-            entry["data"] = json_values(tensor.array, tensor.datatype)
+            entry["data"] = json_values(array, datatype, where)
         described.append(entry)
     answer: dict[str, Any] = {"model_name": model, "model_version": str(version)}
     if request.id:
@@ -259,20 +264,3 @@ def encode_infer(
     size = sum(len(blob) for blob in blobs)
     # Triton sends plain JSON when there is nothing binary to send, and its clients expect that.
     return Encoded([head, *blobs], len(head) if size else None, len(head) + size)
-
-
-def _classify(tensor: InferTensor, count: int, labels: Sequence[str] | None) -> InferTensor:
-    """The classification extension: the `count` largest of each row, as "value:index[:label]"."""
-    array = tensor.array
-    if array.dtype.kind not in "fiu" or array.ndim == 0:
-        raise InvalidRequest(f"The output {tensor.name!r} can't be ranked: it is {tensor.datatype} of rank {array.ndim}.")
-    # As in Triton, the first dimension counts samples when there is another.
-    rows = array.reshape(1, -1) if array.ndim == 1 else array.reshape(array.shape[0], -1)
-    count = min(count, rows.shape[1])
-    order = np.argsort(-rows.astype(np.float64), axis=1, kind="stable")[:, :count]
-    ranked = np.empty(order.shape, dtype=np.object_)
-    for row, indices in enumerate(order):
-        for place, index in enumerate(indices):
-            label = f":{labels[index]}" if labels and index < len(labels) else ""
-            ranked[row, place] = f"{float(rows[row, index]):f}:{index}{label}".encode()
-    return InferTensor(tensor.name, "BYTES", ranked[0] if array.ndim == 1 else ranked)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +9,7 @@ import msgspec
 import numpy as np
 
 from seaway.errors import InvalidRequest
+from seaway.wire.strict import KEYS_CHECKED_BYTES, decode_json, refuse_nul, refuse_repeated_keys
 
 _KEYS = ("inputs", "parameters", "model")
 
@@ -32,13 +32,22 @@ _decode_named = msgspec.json.Decoder(_Named).decode
 
 
 def decode_predict(body: bytes | memoryview) -> PredictRequest:
-    """Raises InvalidRequest saying what is wrong with the body. Of a key sent twice, the last counts."""
-    value = _json(_decode, body)
+    """Raises InvalidRequest saying what is wrong with the body, an unknown key by its name.
+
+    A key sent twice is refused in bodies up to `KEYS_CHECKED_BYTES`; in a larger one the last counts.
+    """
+    text = bytes(body)
+    if not text:
+        raise InvalidRequest('The body is empty; send JSON: {"inputs": ...}.')
+    value = decode_json(_decode, text)
     if not isinstance(value, dict):
         raise InvalidRequest('The body must be a JSON object: {"inputs": ...}.')
+    refuse_nul(text)
+    if len(text) <= KEYS_CHECKED_BYTES:
+        refuse_repeated_keys(text, _count_keys(value, text.count(b":")))
     for key in value:
         if key not in _KEYS:
-            raise InvalidRequest(f"{key[:80]!r} is not known here; the body may have: {', '.join(_KEYS)}.")
+            raise InvalidRequest(f"The key {key[:80]!r} is not known here; the body may have: {', '.join(_KEYS)}.")
     if "inputs" not in value:
         raise InvalidRequest('"inputs" is missing: send {"inputs": one sample or a list of samples}.')
     parameters = value.get("parameters")
@@ -50,50 +59,45 @@ def decode_predict(body: bytes | memoryview) -> PredictRequest:
     return PredictRequest(value["inputs"], parameters or {}, model)
 
 
+def _count_keys(value: Any, enough: int) -> int:
+    """The keys of all objects within `value`; stops looking at `enough`, so that plain numbers are not walked."""
+    found = 0
+    waiting = [value]
+    while waiting and found < enough:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            found += len(value)
+            waiting.extend(value.values())
+        elif isinstance(value, list):
+            waiting.extend(value)
+    return found
+
+
 def peek_model(body: bytes | memoryview) -> str | None:
     """The model that the body names; parsed only when a byte search finds the word. Raises InvalidRequest."""
-    if b'"model"' not in bytes(body):
-        return None
-    named = _json(_decode_named, body)
-    return named.model if isinstance(named, _Named) else None
-
-
-def _json(decode: Any, body: bytes | memoryview) -> Any:
-    if not len(body):
-        raise InvalidRequest('The body is empty; send JSON: {"inputs": ...}.')
-    try:
-        return decode(body)
-    except RecursionError as error:
-        raise InvalidRequest("The body is nested too deeply.") from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InvalidRequest(f"The body is not valid JSON: {error}.") from error
+    text = bytes(body)
+    return decode_json(_decode_named, text).model if b'"model"' in text else None
 
 
 def encode_predict(model: str, version: int, prediction_id: str, outputs: Any) -> bytes:
-    """The answer; arrays become lists, and numbers that are not finite become null, which JSON can say."""
-    return _encode({"model": model, "version": version, "prediction_id": prediction_id, "outputs": _plain(outputs)})
-
-
-_encode = msgspec.json.Encoder().encode
+    """The answer. Arrays become lists; numbers that are not finite become null, since JSON has no word for them."""
+    return _encode({"model": model, "version": version, "prediction_id": prediction_id, "outputs": outputs})
 
 
 def _plain(value: Any) -> Any:
+    """What the encoder asks about because it doesn't know the type."""
     if isinstance(value, np.ndarray):
-        return _array(value)
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return _texts(value) if value.dtype.kind in "OS" else value.tolist()
     if isinstance(value, np.generic):
-        return _plain(value.item())
-    if isinstance(value, bytes):
-        return value.decode(errors="replace")
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
+        return value.item()
+    raise NotImplementedError(f"{type(value).__name__} has no form in an answer of /predict")
 
 
-def _array(array: np.ndarray[Any, Any]) -> Any:
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        return _plain(array.tolist())
-    return _plain(array.tolist()) if array.dtype.kind in {"O", "S"} else array.tolist()
+def _texts(array: np.ndarray[Any, Any]) -> Any:
+    """Byte strings as text; what is not UTF-8 in them shows as U+FFFD."""
+    texts = np.empty(array.size, dtype=np.object_)
+    texts[:] = [item.decode(errors="replace") if isinstance(item, bytes) else item for item in array.reshape(-1)]
+    return texts.reshape(array.shape).tolist()
+
+
+_encode = msgspec.json.Encoder(enc_hook=_plain).encode

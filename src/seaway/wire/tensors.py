@@ -3,114 +3,107 @@
 from __future__ import annotations
 
 import math
+import re
 import struct
+from collections.abc import Sequence
+from functools import cache
+from itertools import chain
+from types import GenericAlias
 from typing import Any
 
 import msgspec
 import numpy as np
 
 from seaway.errors import InvalidRequest
+from seaway.wire.datatypes import DTYPES, Array, bf16_to_fp32
+from seaway.wire.strict import decode_json
 
-MAX_RANK = 32
-_MAX_EXTENT = 2**63 - 1
+MAX_RANK = 16
+_MAX_ELEMENTS = 2**48
 _LENGTH = struct.Struct("<I")
-Array = np.ndarray[Any, Any]
-
-_FLAT: dict[str, msgspec.json.Decoder[Any]] = {
-    "f": msgspec.json.Decoder(list[float]),
-    "i": msgspec.json.Decoder(list[int]),
-    "u": msgspec.json.Decoder(list[int]),
-    "b": msgspec.json.Decoder(list[bool]),
-    "O": msgspec.json.Decoder(list[str]),
-}
-_ANY = msgspec.json.Decoder()
-_ELEMENTS: dict[str, tuple[tuple[type, ...], str]] = {
-    "f": ((int, float), "numbers"),
-    "i": ((int,), "integers"),
-    "u": ((int,), "integers"),
-    "b": ((bool,), "true or false"),
-    "O": ((str,), "strings"),
-}
+_BRACKETS = re.compile(rb"[\s\[]*")
+_PYTHON_TYPES: dict[str, Any] = {"f": float, "i": int, "u": int, "b": bool, "O": str}
+_encode = msgspec.json.Encoder().encode
 
 
-def shape_of(given: list[Any], where: str) -> tuple[int, ...]:
-    """The declared shape, checked. Raises InvalidRequest."""
-    if len(given) > MAX_RANK:
-        raise InvalidRequest(f"{where}.shape has {len(given)} dimensions; at most {MAX_RANK} are allowed.")
-    for extent in given:
-        if isinstance(extent, bool) or not isinstance(extent, int) or not 0 <= extent <= _MAX_EXTENT:
-            raise InvalidRequest(f"{where}.shape: every dimension must be a whole number from 0.")
-    return tuple(given)
+def check_shape(shape: Sequence[int], where: str) -> tuple[int, ...]:
+    """A declared shape, whose dimensions are known to be whole numbers from 0. Raises InvalidRequest."""
+    if len(shape) > MAX_RANK:
+        raise InvalidRequest(f"{where}.shape has {len(shape)} dimensions; at most {MAX_RANK} are allowed.")
+    # Dimensions of 0 don't make the others harmless: numpy refuses [0, 2**63 - 1] by an error of its own.
+    if math.prod(extent or 1 for extent in shape) > _MAX_ELEMENTS:
+        raise InvalidRequest(f"{where}.shape is too large: its dimensions multiply to more than 2**48.")
+    return tuple(shape)
+
+
+# ----------------------------------------------------------------------------------------------------- from JSON
 
 
 def json_array(raw: msgspec.Raw, datatype: str, dtype: np.dtype[Any], shape: tuple[int, ...], where: str) -> Array:
-    """The `data` of a JSON tensor, flat or nested. Raises InvalidRequest."""
+    """The `data` of a JSON tensor, flat or nested. Raises InvalidRequest.
+
+    Nested lists must be nested as the shape says, dimensions of 1 aside: a transposed array is an error, not an answer.
+    """
+    where = f"{where}.data"
     if datatype == "BF16":
         raise InvalidRequest(f"{where}: BF16 has no JSON form; send it as binary data.")
-    kind = dtype.kind
-    try:
-        values = _FLAT[kind].decode(raw)
-    except (msgspec.ValidationError, RecursionError):
-        values = _flatten(raw, kind, where)
-    except msgspec.DecodeError as error:
-        raise InvalidRequest(f"{where}.data is not valid JSON: {error}.") from error
+    depth = _depth(raw, where)
+    values, extents = _flattened(decode_json(_decoder(dtype.kind, depth), raw, where), depth, where)
     count = math.prod(shape)
     if len(values) != count:
-        raise InvalidRequest(f"{where}.data has {len(values)} elements; the shape {list(shape)} needs {count}.")
-    return _convert(values, datatype, dtype, where).reshape(shape)
+        raise InvalidRequest(f"{where} has {len(values)} elements; the shape {list(shape)} needs {count}.")
+    if depth > 1 and count and [n for n in extents if n != 1] != [n for n in shape if n != 1]:
+        raise InvalidRequest(f"{where} is nested as {extents}; the shape is {list(shape)}.")
+    return _converted(values, datatype, dtype, where).reshape(shape)
 
 
-def _flatten(raw: msgspec.Raw, kind: str, where: str) -> list[Any]:
-    """Nested lists in row-major order; says what is wrong where the flat decoder only refused."""
-    try:
-        value = _ANY.decode(raw)
-    except RecursionError as error:
-        raise InvalidRequest(f"{where}.data is nested too deeply.") from error
-    except msgspec.DecodeError as error:
-        raise InvalidRequest(f"{where}.data is not valid JSON: {error}.") from error
-    if not isinstance(value, list):
-        raise InvalidRequest(f"{where}.data: expected a list.")
-    for _ in range(MAX_RANK):
-        if not any(isinstance(item, list) for item in value):
-            return _checked(value, kind, where)
-        if not all(isinstance(item, list) for item in value):
-            raise InvalidRequest(f"{where}.data mixes lists and single values.")
-        if len({len(item) for item in value}) > 1:
-            raise InvalidRequest(f"{where}.data has rows of different lengths.")
-        value = [element for item in value for element in item]
-    raise InvalidRequest(f"{where}.data is nested more than {MAX_RANK} deep.")
+def _depth(raw: msgspec.Raw, where: str) -> int:
+    """How many lists deep the first element is; the decoder then holds all others to that."""
+    brackets = _BRACKETS.match(memoryview(raw))
+    depth = brackets.group().count(b"[") if brackets else 0
+    if depth > MAX_RANK:
+        raise InvalidRequest(f"{where} is nested more than {MAX_RANK} deep.")
+    return max(depth, 1)
 
 
-def _checked(values: list[Any], kind: str, where: str) -> list[Any]:
-    types, words = _ELEMENTS[kind]
-    for index, value in enumerate(values):
-        if not isinstance(value, types) or (isinstance(value, bool) and kind != "b"):
-            raise InvalidRequest(f"{where}.data: expected {words}; element {index} is {_shown(value)}.")
-    return values
+@cache
+def _decoder(kind: str, depth: int) -> Any:
+    element = _PYTHON_TYPES[kind]
+    for _ in range(depth):
+        element = GenericAlias(list, (element,))
+    return msgspec.json.Decoder(element).decode
 
 
-def _shown(value: Any) -> str:
-    return msgspec.json.encode(value)[:40].decode(errors="replace")
+def _flattened(values: list[Any], depth: int, where: str) -> tuple[list[Any], list[int]]:
+    """Nested lists in row-major order, and how long they were at each level."""
+    extents = [len(values)]
+    for _ in range(depth - 1):
+        lengths = set(map(len, values))
+        if len(lengths) > 1:
+            raise InvalidRequest(f"{where} has rows of different lengths.")
+        extents.append(lengths.pop() if lengths else 0)
+        values = list(chain.from_iterable(values))
+    return values, extents
 
 
-def _convert(values: list[Any], datatype: str, dtype: np.dtype[Any], where: str) -> Array:
+def _converted(values: list[Any], datatype: str, dtype: np.dtype[Any], where: str) -> Array:
     if dtype.kind == "O":
         strings: Array = np.empty(len(values), dtype=np.object_)
         strings[:] = [value.encode() for value in values]
         return strings
     try:
-        with np.errstate(over="ignore"):
-            array: Array = np.array(values, dtype=dtype)
-    except (OverflowError, ValueError) as error:
-        raise InvalidRequest(f"{where}.data holds a number that {datatype} can't represent.") from error
-    if dtype.kind == "f" and not np.isfinite(array).all():
-        first = int(np.argmin(np.isfinite(array)))
-        raise InvalidRequest(f"{where}.data: element {first} is too large for {datatype}.")
-    return array
+        # JSON numbers are finite, so that infinity can only come of a number too large for the datatype.
+        with np.errstate(over="raise"):
+            return np.fromiter(values, dtype=dtype, count=len(values))
+    except (OverflowError, FloatingPointError) as error:
+        raise InvalidRequest(f"{where} holds a number that {datatype} can't represent.") from error
+
+
+# ---------------------------------------------------------------------------------------------------- from bytes
 
 
 def binary_array(data: memoryview, datatype: str, dtype: np.dtype[Any], shape: tuple[int, ...], where: str) -> Array:
-    """A tensor out of its bytes, without a copy except for BYTES. Raises InvalidRequest."""
+    """A tensor out of its bytes: a read-only view of them, at any address, except for BYTES. Raises InvalidRequest."""
     count = math.prod(shape)
     if datatype == "BYTES":
         return _strings(data, count, where).reshape(shape)
@@ -125,8 +118,9 @@ def binary_array(data: memoryview, datatype: str, dtype: np.dtype[Any], shape: t
 
 def _strings(data: memoryview, count: int, where: str) -> Array:
     # Each element takes four bytes at least, so the bytes bound what is allocated.
-    if count * _LENGTH.size > len(data):
-        raise InvalidRequest(f"{where} has {len(data)} bytes; {count} BYTES elements need at least {count * _LENGTH.size}.")
+    least = count * _LENGTH.size
+    if least > len(data):
+        raise InvalidRequest(f"{where} has {len(data)} bytes; {count} BYTES elements need at least {least}.")
     strings: Array = np.empty(count, dtype=np.object_)
     at = 0
     for index in range(count):
@@ -143,31 +137,40 @@ def _strings(data: memoryview, count: int, where: str) -> Array:
     return strings
 
 
+# ------------------------------------------------------------------------------------------------------- and back
+
+
 def binary_bytes(array: Array, datatype: str) -> bytes | memoryview:
-    """A tensor's little-endian, row-major bytes."""
+    """A tensor's little-endian, row-major bytes; a view of the array where it has them already."""
     if datatype == "BYTES":
         parts: list[bytes] = []
         for item in array.reshape(-1):
             raw = item.encode() if isinstance(item, str) else bytes(item)
             parts += (_LENGTH.pack(len(raw)), raw)
         return b"".join(parts)
-    whole = np.ascontiguousarray(array)
-    return memoryview(whole.reshape(-1).view(np.uint8)) if whole.size else b""
+    # A TypeError here is a runtime that gave another kind of number than its signature says.
+    whole = np.ascontiguousarray(array.astype(DTYPES[datatype], copy=False, casting="same_kind"))
+    return whole.reshape(-1).view(np.uint8).data if whole.size else b""
 
 
-def json_values(array: Array, datatype: str) -> Any:
-    """A tensor's elements, flat, ready for the JSON encoder."""
+def json_values(array: Array, datatype: str, where: str) -> Any:
+    """A tensor's elements, flat, ready for the JSON encoder. Raises InvalidRequest for bytes that are not text."""
+    flat = array.reshape(-1)
     if datatype == "BYTES":
-        return [item if isinstance(item, str) else bytes(item).decode(errors="replace") for item in array.reshape(-1)]
-    if array.dtype.kind == "f":
-        if not np.isfinite(array).all():
-            return msgspec.Raw(_tokens(array))
-        return array.astype(np.float64, copy=False).reshape(-1).tolist()
-    return array.reshape(-1).tolist()
+        try:
+            return [item if isinstance(item, str) else bytes(item).decode() for item in flat]
+        except UnicodeDecodeError as error:
+            raise InvalidRequest(f"{where} is not UTF-8 text; ask for it with binary_data: true.") from error
+    if datatype == "BF16":
+        flat = bf16_to_fp32(flat)
+    values = flat.tolist()
+    if flat.dtype.kind == "f" and not (finite := np.isfinite(flat)).all():
+        return _with_tokens(values, flat[~finite].tolist())
+    return values
 
 
-def _tokens(array: Array) -> bytes:
+def _with_tokens(values: list[float], odd: list[float]) -> msgspec.Raw:
     """With NaN and Infinity as JavaScript writes them, which Python's and Triton's JSON readers take."""
-    words = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
-    texts = [repr(float(value)) for value in array.reshape(-1)]
-    return ("[" + ",".join([words.get(text, text) for text in texts]) + "]").encode()
+    words = [b"NaN" if value != value else b"Infinity" if value > 0 else b"-Infinity" for value in odd]
+    pieces = _encode(values).split(b"null")
+    return msgspec.Raw(b"".join(chain.from_iterable(zip(pieces, [*words, b""], strict=True))))
