@@ -56,7 +56,7 @@ def test_inputs_come_out_as_they_went_in(inputs: Any) -> None:
         (b'{"inputs": [{"a": 1}, {"a": 1, "b": 2, "a": 3}]}', "'a' is there twice"),
         (b'{"inputs": {"a": "x:y", "\\u0061": 1}}', "'a' is there twice"),
         (b'{"inputs": ' + b"[" * 250_000, "nested too deeply"),
-        (b'{"inputs": ' + b'{"a":' * 1000 + b"1" + b"}" * 1001, "nested too deeply"),
+        (b'{"inputs": ' + b'{"a":' * 250_000, "nested too deeply"),
     ],
 )
 def test_a_wrong_predict_body_is_refused_and_named(body: bytes, what: str) -> None:
