@@ -30,7 +30,7 @@ def sent(datatype: str, *, binary: bool) -> InferInput:
 def test_what_the_client_sends_comes_back_to_it_as_it_was() -> None:
     # FP16 has no JSON form in the client.
     inputs = [sent(datatype, binary=place % 2 == 0 or datatype == "FP16") for place, datatype in enumerate(ARRAYS)]
-    outputs = [InferRequestedOutput(name, binary_data=place % 3 == 0) for place, name in enumerate(ARRAYS)]
+    outputs = [InferRequestedOutput(name, binary_data=name in {"FP16", "BOOL", "BYTES"}) for name in ARRAYS]
     body, length = InferenceServerClient.generate_request_body(inputs, outputs=outputs, request_id="r", timeout=5)
     request = decode_infer(memoryview(body), header_length=length)
     answer = encode_infer("m", 1, request, request.inputs)
@@ -58,3 +58,12 @@ def test_the_client_reads_classes() -> None:
     answer = encode_infer("m", 1, decode_infer(body, header_length=length), [scores], labels={"y": ["no", "yes"]})
     result = InferenceServerClient.parse_response_body(b"".join(answer.chunks), header_length=answer.header_length)
     assert result.as_numpy("y").tolist() == [[b"0.700000:1:yes"]]
+
+
+def test_the_client_reads_byte_strings_in_json_as_text() -> None:
+    asked = [InferRequestedOutput("BYTES", binary_data=False)]
+    body, length = InferenceServerClient.generate_request_body([sent("BYTES", binary=True)], outputs=asked)
+    request = decode_infer(body, header_length=length)
+    answer = encode_infer("m", 1, request, request.inputs)
+    result = InferenceServerClient.parse_response_body(b"".join(answer.chunks), header_length=answer.header_length)
+    assert result.as_numpy("BYTES").tolist() == ["a:b", "é"]
