@@ -13,6 +13,7 @@ import random
 import socket
 import sys
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import structlog
@@ -31,13 +32,13 @@ _LAME_DUCK_SECONDS = 0.5
 _RECONNECT_SECONDS = 0.05
 
 
-def _uvicorn_config(app: object, settings: Settings, **more: object) -> uvicorn.Config:
+def _uvicorn_config(app: Any, settings: Settings, **more: Any) -> uvicorn.Config:
     return uvicorn.Config(
         app, loop="uvloop", http="httptools", ws="none", lifespan="off", log_config=None, access_log=False,
         server_header=False, date_header=False, proxy_headers=False, timeout_keep_alive=75,
         timeout_graceful_shutdown=int(settings.drain_seconds) + 1,
         **more,
-    )  # type: ignore[arg-type]  # fmt: skip
+    )  # fmt: skip
 
 
 class GatewayServer(uvicorn.Server):
@@ -52,7 +53,7 @@ class GatewayServer(uvicorn.Server):
         self.server_state.default_headers = [*self.server_state.default_headers, (b"connection", b"close")]
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_LAME_DUCK_SECONDS):
-                while self.server_state.connections:
+                while self.server_state.connections:  # noqa: ASYNC110 - uvicorn tells nobody when one closes
                     await asyncio.sleep(0.01)
         await super().shutdown(None)
 

@@ -42,13 +42,19 @@ class Settings(BaseSettings):
     load_seconds: float = Field(120.0, gt=0, description="A version that isn't ready by then has failed to start.")
     warm_seconds: float = Field(0.0, ge=0, description="How long a replaced version is kept loaded for a rollback.")
     drain_seconds: float = Field(10.0, gt=0, description="How long stopping waits for requests that run.")
-    worker_memory_bytes: int | None = Field(None, ge=256 * MIB, description="Address space of a worker; default 80 % of memory.")
-    inspect_memory_bytes: int = Field(8192 * MIB, ge=256 * MIB, description="Address space of the process that opens an upload.")
+    worker_memory_bytes: int | None = Field(
+        None, ge=256 * MIB, description="Address space of a worker; default 80 % of memory."
+    )
+    inspect_memory_bytes: int = Field(
+        8192 * MIB, ge=256 * MIB, description="Address space of the process that opens an upload."
+    )
     inspect_seconds: float = Field(60.0, gt=0, description="Time of the process that opens an upload.")
 
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Lowest level that is logged.")
     log_format: Literal["auto", "json", "text"] = Field("auto", description="auto: text on a terminal, else JSON.")
-    kill_point_file: Path | None = Field(None, description="For tests: file naming the point to die at (seaway.faults).")
+    kill_point_file: Path | None = Field(
+        None, description="For tests: file naming the point to die at (seaway.faults)."
+    )
 
     @classmethod
     def settings_customise_sources(
@@ -86,7 +92,7 @@ class Settings(BaseSettings):
 
 
 def child_environment(*, worker: bool) -> dict[str, str]:
-    """What a child process inherits. A worker runs somebody's model: it gets no secret, and no thread pool of its own."""
+    """What a child process inherits. A worker runs somebody's model: no secrets, and no thread pools of its own."""
     environment = dict(os.environ)
     if worker:
         environment = {name: value for name, value in environment.items() if not name.startswith("SEAWAY_")}

@@ -12,19 +12,19 @@ import signal
 from pathlib import Path
 
 POINTS = (
-    "register.staged",          # control: all bytes in the staging directory, fsynced
-    "register.renamed",         # control: artifact in its final place, no row yet
-    "register.before-commit",   # control: rows written, transaction open
-    "register.after-commit",    # control: committed, the caller has no answer yet
-    "deploy.before-commit",     # control: revision row written, transaction open
-    "deploy.after-commit",      # control: revision committed, nothing started
-    "worker.start",             # worker: process runs, nothing loaded
-    "worker.loaded",            # worker: model loaded and warm, not yet reported ready
-    "publish.before",           # control: new workers ready, table not sent
-    "publish.applied",          # gateway: table applied, not acknowledged
-    "publish.after",            # control: all gateways acknowledged, the old workers not yet told
-    "drain.worker",             # worker: told to drain
-    "drain.sent",               # control: old workers told to drain
+    "register.staged",  # control: all bytes in the staging directory, fsynced
+    "register.renamed",  # control: artifact in its final place, no row yet
+    "register.before-commit",  # control: rows written, transaction open
+    "register.after-commit",  # control: committed, the caller has no answer yet
+    "deploy.before-commit",  # control: revision row written, transaction open
+    "deploy.after-commit",  # control: revision committed, nothing started
+    "worker.start",  # worker: process runs, nothing loaded
+    "worker.loaded",  # worker: model loaded and warm, not yet reported ready
+    "publish.before",  # control: new workers ready, table not sent
+    "publish.applied",  # gateway: table applied, not acknowledged
+    "publish.after",  # control: all gateways acknowledged, the old workers not yet told
+    "drain.worker",  # worker: told to drain
+    "drain.sent",  # control: old workers told to drain
 )
 
 _file: Path | None = None

@@ -115,9 +115,10 @@ class Launcher:
     # ------------------------------------------------------------------ children
 
     def _spawn(self, module: str, arguments: Sequence[str], pass_fds: tuple[int, ...]) -> subprocess.Popen[bytes]:
+        # -P: nothing in the working directory can be imported.
         # A process group of its own keeps a terminal's Ctrl-C from reaching children before us.
         return subprocess.Popen(  # noqa: S603 - our own interpreter and modules
-            [sys.executable, "-m", module, str(os.getpid()), *arguments],
+            [sys.executable, "-P", "-m", module, str(os.getpid()), *arguments],
             stdin=subprocess.DEVNULL, pass_fds=pass_fds, process_group=0,
             env=child_environment(worker=module == "seaway.serving"),
         )  # fmt: skip
@@ -239,12 +240,16 @@ def _lock_home(home: Path) -> IO[str]:
         home.mkdir(parents=True, exist_ok=True)
         lock = (home / "lock").open("w")
     except OSError as error:
-        raise ConfigurationError(f"The home {home} can't be written: {error.strerror}; choose another with --home.") from error
+        raise ConfigurationError(
+            f"The home {home} can't be written: {error.strerror}; choose another with --home."
+        ) from error
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         lock.close()
-        raise ConfigurationError(f"Another Seaway already serves from {home}; stop it, or choose another --home.") from error
+        raise ConfigurationError(
+            f"Another Seaway already serves from {home}; stop it, or choose another --home."
+        ) from error
     return lock
 
 
@@ -274,5 +279,3 @@ def run(settings: Settings) -> int:
         (run_directory / "settings.json").write_bytes(settings.to_json())
         logs.configure("launcher", settings.log_level, settings.log_format, file=settings.log_file)
         return asyncio.run(Launcher(settings, listener, run_directory).run())
-
-

@@ -1,4 +1,4 @@
-"""Frozen values that cross rooms and processes. No behaviour beyond their own arithmetic; msgspec reads and writes them."""
+"""Frozen values that cross rooms and processes, without behaviour of their own; msgspec reads and writes them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """One input or output. `datatype` is the Open Inference Protocol's word (FP32, INT64, BYTES ...); -1 is a variable dimension."""
+    """One input or output; `datatype` is the Open Inference Protocol's (FP32, BYTES ...), -1 a variable dimension."""
 
     name: str
     datatype: str

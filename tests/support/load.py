@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import threading
@@ -86,12 +87,12 @@ class Load:
     def _drive(self) -> None:
         address = urlsplit(self.url)
         connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=self.timeout_seconds)
-        while (number := self._take()) is not None:
-            question = number % len(self._bodies)
-            sample = self._ask(connection, question)
-            self.samples.append(sample)
-            if sample.status == REFUSED and self.stop_when_refused:
-                return
+        with contextlib.closing(connection):
+            while (number := self._take()) is not None:
+                sample = self._ask(connection, number % len(self._bodies))
+                self.samples.append(sample)
+                if sample.status == REFUSED and self.stop_when_refused:
+                    return
 
     def _ask(self, connection: http.client.HTTPConnection, question: int) -> Sample:
         path, body = self._bodies[question]
@@ -110,4 +111,6 @@ class Load:
             connection.close()
             return Sample(began, time.monotonic() - began, LOST, "", None, question)
         seconds = time.monotonic() - began
-        return Sample(began, seconds, response.status, response.headers.get("Seaway-Version", ""), json.loads(raw), question)
+        return Sample(
+            began, seconds, response.status, response.headers.get("Seaway-Version", ""), json.loads(raw), question
+        )

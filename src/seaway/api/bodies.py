@@ -23,7 +23,7 @@ def declared_length(request: Request) -> int | None:
 
 
 async def read_body(request: Request, *, limit_bytes: int, silence_seconds: float) -> bytes:
-    """The whole body. Raises PayloadTooLarge before more than the limit is kept, DeadlineExceeded on a stalled client."""
+    """The whole body. Raises PayloadTooLarge before it keeps more than the limit, DeadlineExceeded when it stalls."""
     length = declared_length(request)
     if length is not None and length > limit_bytes:
         if request.headers.get("expect", "").lower() != "100-continue":

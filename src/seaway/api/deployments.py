@@ -67,7 +67,9 @@ def deployment_routes(registry: Registry, operations: Operations) -> APIRouter:
         return await settle(revision, wait, "Gateways stop routing to it; its workers finish their requests and stop.")
 
     @router.post(
-        "/api/deployments/{model}/rollback", summary="Back to what was ready before", openapi_extra=described(RollbackBody)
+        "/api/deployments/{model}/rollback",
+        summary="Back to what was ready before",
+        openapi_extra=described(RollbackBody),
     )
     async def rollback(
         model: Name, actor: Actor, body: Annotated[RollbackBody, Depends(body_of(RollbackBody))], wait: Wait = 0.0

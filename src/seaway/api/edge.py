@@ -43,11 +43,15 @@ class HeadLimits:
             headers = scope["headers"]
             size = len(scope["raw_path"] or b"") + len(scope["query_string"])
             if size > MAX_PATH_BYTES:
-                await _refuse(HeadersTooLarge(f"The path has {size} bytes; the limit is {MAX_PATH_BYTES}."), scope, receive, send)
+                await _refuse(
+                    HeadersTooLarge(f"The path has {size} bytes; the limit is {MAX_PATH_BYTES}."), scope, receive, send
+                )
                 return
             head = sum([len(name) + len(value) for name, value in headers])
             if len(headers) > MAX_HEADERS or head > MAX_HEAD_BYTES:
-                message = f"{len(headers)} headers with {head} bytes; the limits are {MAX_HEADERS} and {MAX_HEAD_BYTES}."
+                message = (
+                    f"{len(headers)} headers with {head} bytes; the limits are {MAX_HEADERS} and {MAX_HEAD_BYTES}."
+                )
                 await _refuse(HeadersTooLarge(message), scope, receive, send)
                 return
         await self._app(scope, receive, send)
@@ -102,7 +106,8 @@ class ControlProxy:
         headers = [(k, v) for k, v in scope["headers"] if k.decode("latin-1") not in _HOP_BY_HOP]
         has_body = request.headers.get("content-length", "0") != "0" or "transfer-encoding" in request.headers
         url = httpx.URL(
-            "http://control", raw_path=scope["raw_path"] + (b"?" + scope["query_string"] if scope["query_string"] else b"")
+            "http://control",
+            raw_path=scope["raw_path"] + (b"?" + scope["query_string"] if scope["query_string"] else b""),
         )
         outgoing = self._client.build_request(
             request.method, url, headers=headers, content=request.stream() if has_body else None

@@ -21,6 +21,7 @@ log = structlog.get_logger()
 
 _JSON_SEARCH_BYTES = 1 << 16
 _MAX_TIMEOUT_SECONDS = 3600.0
+_MAX_DIGITS = 15
 
 ModelName = Annotated[str, PathParameter(description="Name of a deployed model.")]
 Version = Annotated[str | None, Query(description="Version number; without it, the deployment decides.")]
@@ -81,7 +82,8 @@ class InferenceEdge:
             model = peek_model(body)
         if not model:
             raise InvalidRequest('Say which model: POST /predict/{model}, or "model" in the body of POST /predict.')
-        header_length = _header_length(headers.get("inference-header-content-length"), len(body))
+        packed = headers.get("content-encoding", "") not in {"", "identity"}
+        header_length = _header_length(headers.get("inference-header-content-length"), None if packed else len(body))
         timeout = _timeout(headers.get("x-request-timeout-seconds"))
         if timeout is None and protocol == "infer":
             timeout = _asked_timeout(body[: header_length or None])
@@ -130,13 +132,13 @@ def _response(prediction: Prediction, traceparent: str) -> Response:
     return Response(prediction.result.body, headers=headers)
 
 
-def _header_length(text: str | None, size: int) -> int | None:
+def _header_length(text: str | None, size: int | None) -> int | None:
     if text is None:
         return None
-    if not text.isascii() or not text.isdigit() or int(text) > size:
-        raise InvalidRequest(
-            f"The header Inference-Header-Content-Length must be a number from 0 to {size}, the length of the body."
-        )
+    # With a content encoding it counts unpacked bytes; the worker, which unpacks, compares it with those.
+    if not text.isascii() or not text.isdigit() or len(text) > _MAX_DIGITS or (size is not None and int(text) > size):
+        limit = "" if size is None else f" from 0 to {size}, the length of the body"
+        raise InvalidRequest(f"The header Inference-Header-Content-Length must be a number{limit}.")
     return int(text)
 
 
@@ -148,7 +150,9 @@ def _timeout(text: str | None) -> float | None:
     except ValueError:
         seconds = -1.0
     if not 0 < seconds <= _MAX_TIMEOUT_SECONDS:
-        raise InvalidRequest(f"The header X-Request-Timeout-Seconds must be a number from 0 to {_MAX_TIMEOUT_SECONDS:g}.")
+        raise InvalidRequest(
+            f"The header X-Request-Timeout-Seconds must be a number from 0 to {_MAX_TIMEOUT_SECONDS:g}."
+        )
     return seconds
 
 
@@ -158,7 +162,7 @@ def _asked_timeout(json_part: bytes) -> float | None:
         return None
     try:
         value = msgspec.json.decode(json_part, type=_Asked).parameters.get("timeout")
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
         return None  # the worker says what is wrong with the body
     if value is None or value == 0:
         return None

@@ -20,7 +20,7 @@ from seaway.api.requests import Operations
 from seaway.config import Settings
 from seaway.registry import Registry
 
-_DESCRIPTION = "Registry, deployments and predictions. Every error is `{\"error\": \"what is wrong and what to do\"}`."
+_DESCRIPTION = 'Registry, deployments and predictions. Every error is `{"error": "what is wrong and what to do"}`.'
 
 
 def management_app(registry: Registry, operations: Operations, settings: Settings) -> FastAPI:
@@ -41,7 +41,10 @@ def management_app(registry: Registry, operations: Operations, settings: Setting
         described = dict(own())
         others = dataplane_openapi()
         described["paths"] = others["paths"] | described["paths"]
-        schemas = {**others.get("components", {}).get("schemas", {}), **described.get("components", {}).get("schemas", {})}
+        schemas = {
+            **others.get("components", {}).get("schemas", {}),
+            **described.get("components", {}).get("schemas", {}),
+        }
         described["components"] = {"schemas": schemas}
         return described
 

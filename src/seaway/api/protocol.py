@@ -13,7 +13,14 @@ from seaway.errors import NotSupported, Unavailable
 from seaway.serving.plane import DataPlane
 from seaway.types import ServedVersion, Signature, TensorSpec
 
-EXTENSIONS = ["classification", "model_repository", "model_configuration", "binary_tensor_data", "parameters", "statistics"]
+EXTENSIONS = [
+    "classification",
+    "model_repository",
+    "model_configuration",
+    "binary_tensor_data",
+    "parameters",
+    "statistics",
+]
 MAX_BATCH_SIZE = 65_536
 Statistics = Callable[[list[ServedVersion]], dict[str, Any]]
 

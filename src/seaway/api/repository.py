@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends
 from fastapi.concurrency import run_in_threadpool
+from pydantic import Field
 
 from seaway.api.models import resolve_version
 from seaway.api.requests import Actor, Body, Name, Operations, body_of
@@ -26,7 +27,7 @@ class IndexBody(Body):
 class LoadBody(Body):
     """Triton's parameters; `version` names a version or an alias, the newest without it."""
 
-    parameters: dict[str, Any] = {}
+    parameters: dict[str, Any] = Field(default_factory=dict)
 
 
 def repository_routes(registry: Registry, operations: Operations) -> APIRouter:
@@ -55,7 +56,9 @@ def repository_routes(registry: Registry, operations: Operations) -> APIRouter:
         operations.wake()
         settled: DeploymentRevision = await operations.settled(revision.id, _LOAD_SECONDS)
         if settled.state != "ready":
-            raise Unavailable(f"Version {version} of {model!r} is {settled.state}: {settled.state_reason or 'not ready in time'}")
+            raise Unavailable(
+                f"Version {version} of {model!r} is {settled.state}: {settled.state_reason or 'not ready in time'}"
+            )
         return {}
 
     @router.post("/models/{model}/unload", summary="Undeploy")
@@ -73,7 +76,12 @@ def repository_routes(registry: Registry, operations: Operations) -> APIRouter:
 
 def _entry(registry: Registry, name: str, live: Json | None) -> Json:
     if live is None or live["state"] == "UNDEPLOYED":
-        return {"name": name, "version": str(registry.get_model_version(name).version), "state": "UNAVAILABLE", "reason": "not deployed"}
+        return {
+            "name": name,
+            "version": str(registry.get_model_version(name).version),
+            "state": "UNAVAILABLE",
+            "reason": "not deployed",
+        }
     version = live["version"] or registry.get_deployment(name).arms[0].version
     reason = "" if live["state"] == "READY" else live["reason"]
     return {"name": name, "version": str(version), "state": live["state"], "reason": reason}
@@ -83,7 +91,8 @@ def _wanted(parameters: Json) -> int | str | None:
     for key in parameters:
         if key == "config" or key.startswith("file:"):
             raise InvalidRequest(
-                f"parameters.{key[:40]}: models are registered with POST /api/models/{{name}}/versions, not sent with load."
+                f"parameters.{key[:40]}: a model isn't sent with load; register it with "
+                "POST /api/models/{name}/versions first."
             )
         if key != "version":
             raise InvalidRequest(f"parameters.{key[:40]} is not known here; load takes version.")

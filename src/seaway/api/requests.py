@@ -62,7 +62,9 @@ def described(kind: type[pydantic.BaseModel]) -> dict[str, Any]:
     return {"requestBody": {"content": {"application/json": {"schema": kind.model_json_schema()}}}}
 
 
-def _actor(given: Annotated[str, Header(alias="Seaway-Actor", description="Who does this; kept in the audit log.")] = "") -> str:
+def _actor(
+    given: Annotated[str, Header(alias="Seaway-Actor", description="Who does this; kept in the audit log.")] = "",
+) -> str:
     return re.sub(r"[^\x20-\x7e]", "", given)[:128].strip() or "anonymous"
 
 

@@ -94,7 +94,9 @@ class _Receiver:
             raise InvalidRequest("The names in an upload must be UTF-8.") from error
         if self._field not in self._known:
             known = ", ".join(sorted(self._known))
-            raise InvalidRequest(f"The upload has a field {self._field[:80]!r}; known are: {known}; files need a filename.")
+            raise InvalidRequest(
+                f"The upload has a field {self._field[:80]!r}; known are: {known}; files need a filename."
+            )
         if self._field in self.form.fields:
             raise InvalidRequest(f"The field {self._field} is there twice.")
 
@@ -176,7 +178,9 @@ def refuse_pickles(directory: Path) -> None:
         if start in _PICKLE_PROTOCOLS or path.suffix.lower() in {".pkl", ".pickle", ".joblib"}:
             raise InvalidPackage(f"{name!r} is a pickle, which runs code when it is loaded; export the model to ONNX.")
         if zipfile.is_zipfile(path) and _holds_pickle(path):
-            raise InvalidPackage(f"{name!r} is an archive with pickles (TorchScript, torch.save); export the model to ONNX.")
+            raise InvalidPackage(
+                f"{name!r} is an archive with pickles (TorchScript, torch.save); export the model to ONNX."
+            )
 
 
 def _holds_pickle(path: Path) -> bool:

@@ -13,6 +13,7 @@ from seaway.types import Json
 
 _MAX_PATH = 250
 
+
 def read_file(name: str) -> bytes:
     """The content of a file. Raises BadParameter (exit code 2) naming it."""
     try:

@@ -104,7 +104,7 @@ class Registry:
 
     # ------------------------------------------------------------------ models
 
-    def add_model_version(
+    def add_model_version(  # noqa: PLR0913 - what is said about a version
         self, model: str, staging: Staging, inspection: models.Inspected, *,
         experiment_id: str | None = None, metrics: Json | None = None, description: str = "", actor: str,
     ) -> tuple[ModelVersion, bool]:  # fmt: skip

@@ -59,7 +59,9 @@ def _zip_members(archive: zipfile.ZipFile, max_files: int) -> Iterator[Member]:
             continue
         kind = stat.S_IFMT(info.external_attr >> 16)
         if kind not in {0, stat.S_IFREG}:
-            raise InvalidPackage(f"{info.filename[:80]!r} in the archive is a link or a device; only files are accepted.")
+            raise InvalidPackage(
+                f"{info.filename[:80]!r} in the archive is a link or a device; only files are accepted."
+            )
         yield Member(info.filename, info.file_size, lambda info=info: archive.open(info))  # type: ignore[misc]
 
 

@@ -1,7 +1,7 @@
 """Artifacts on disk by content: a directory for each digest, put there whole or not at all.
 
-    <root>/staging/<random>/            being written; removed at the next start if its process died
-    <root>/sha256/<aa>/<digest>/        complete, never changed; digest of the manifest (types.Manifest)
+<root>/staging/<random>/            being written; removed at the next start if its process died
+<root>/sha256/<aa>/<digest>/        complete, never changed; digest of the manifest (types.Manifest)
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class ArtifactStore:
 
     @contextlib.contextmanager
     def stage(self) -> Iterator[Staging]:
-        """A place to fill; whatever is left of it is removed at the end. Raises Unavailable when the disk is full."""
+        """A place to fill; the rest of it is removed at the end. Raises Unavailable when the disk is full."""
         place = self._staging / secrets.token_hex(8)
         try:
             yield Staging(place)

@@ -18,7 +18,9 @@ _FIRST = "0" * 64
 
 def write(connection: Connection, actor: str, action: str, entity: str, detail: Json) -> None:
     """Append one entry. Called within the transaction of the change."""
-    last = connection.execute(select(audit_log.c.seq, audit_log.c.hash).order_by(audit_log.c.seq.desc()).limit(1)).first()
+    last = connection.execute(
+        select(audit_log.c.seq, audit_log.c.hash).order_by(audit_log.c.seq.desc()).limit(1)
+    ).first()
     seq, previous = (last.seq + 1, last.hash) if last else (1, _FIRST)
     at = now()
     row = {"seq": seq, "at": at, "actor": actor, "action": action, "entity": entity, "detail": detail}

@@ -47,7 +47,9 @@ class Database:
         try:
             parsed = make_url(url)
         except ArgumentError as error:
-            raise ConfigurationError("database_url is no database URL; an example: postgresql://user@host/name.") from error
+            raise ConfigurationError(
+                "database_url is no database URL; an example: postgresql://user@host/name."
+            ) from error
         if parsed.drivername == "postgresql":
             parsed = parsed.set(drivername="postgresql+psycopg")
         self.sqlite = parsed.get_backend_name() == "sqlite"
@@ -55,7 +57,9 @@ class Database:
         self._writing = threading.Lock() if self.sqlite else contextlib.nullcontext()
         try:
             self.engine: Engine = create_engine(
-                parsed, pool_pre_ping=not self.sqlite, connect_args={"timeout": 10} if self.sqlite else {"connect_timeout": 5}
+                parsed,
+                pool_pre_ping=not self.sqlite,
+                connect_args={"timeout": 10} if self.sqlite else {"connect_timeout": 5},
             )
         except (NoSuchModuleError, ModuleNotFoundError) as error:
             raise ConfigurationError(
@@ -81,7 +85,7 @@ class Database:
                 with _translated(), self._writing, self.engine.connect().execution_options(writes=True) as connection:
                     with connection.begin():
                         if not self.sqlite:
-                            # Writes are rare and short: one at a time makes counting versions and chaining the audit exact.
+                            # Writes are rare and short; one at a time, counting versions is exact.
                             connection.execute(text("select pg_advisory_xact_lock(:key)"), {"key": _WRITE_LOCK})
                         result = change(connection)
                         before_commit()
@@ -96,12 +100,12 @@ class Database:
         """Bring the schema up to date. Of two at once, one waits for the other."""
         config = Config()
         config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
-        with _translated(), self._writing, self.engine.connect().execution_options(writes=True) as connection:
-            with connection.begin():
-                if not self.sqlite:
-                    connection.execute(text("select pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
-                config.attributes["connection"] = connection
-                command.upgrade(config, "head")
+        opened = self.engine.connect().execution_options(writes=True)
+        with _translated(), self._writing, opened as connection, connection.begin():
+            if not self.sqlite:
+                connection.execute(text("select pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
 
     def close(self) -> None:
         self.engine.dispose()
@@ -115,7 +119,9 @@ def _translated() -> Iterator[None]:
         if getattr(error.orig, "sqlstate", None) in _TRY_AGAIN:
             raise
         log.warning("registry.database_unreachable", reason=str(error.orig).split("\n")[0])
-        raise Unavailable("The registry's database can't be reached or is locked; predictions go on, try again.") from error
+        raise Unavailable(
+            "The registry's database can't be reached or is locked; predictions go on, try again."
+        ) from error
 
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:

@@ -17,7 +17,7 @@ from seaway.types import DatasetVersion, Json, Manifest, Page
 
 
 def describe_table(directory: Path, manifest: Manifest) -> tuple[int | None, Json | None]:
-    """(rows, schema) of a dataset that is one Parquet or CSV file; (None, None) for anything else, or without pyarrow."""
+    """(rows, schema) of a dataset that is one Parquet or CSV file; else, and without pyarrow, (None, None)."""
     if len(manifest.files) != 1:
         return None, None
     name = manifest.files[0].path
@@ -39,7 +39,7 @@ def describe_table(directory: Path, manifest: Manifest) -> tuple[int | None, Jso
     return table.num_rows, {field.name: str(field.type) for field in table.schema}
 
 
-def add(
+def add(  # noqa: PLR0913 - the columns of a row
     connection: Connection, name: str, manifest: Manifest, *, described: tuple[int | None, Json | None],
     description: str, source: Json | None, actor: str,
 ) -> tuple[DatasetVersion, bool]:  # fmt: skip

@@ -21,7 +21,7 @@ _JOINED = select(deployment_revisions, models.c.name.label("model")).join(
 )
 
 
-def append(
+def append(  # noqa: PLR0913 - the columns of a row
     connection: Connection, model: str, action: str, arms: tuple[Arm, ...], settings: ServingSettings, *,
     reason: str, actor: str, copied_from: int | None = None,
 ) -> DeploymentRevision:  # fmt: skip
@@ -46,7 +46,11 @@ def deploy(
     model_rows.row_id(connection, model, version)
     arms = (Arm("stable", version),)
     current = find_newest(connection, model)
-    if current and current.state not in {"failed", "undeployed"} and (current.arms, current.settings) == (arms, settings):
+    if (
+        current
+        and current.state not in {"failed", "undeployed"}
+        and (current.arms, current.settings) == (arms, settings)
+    ):
         return current
     return append(connection, model, "deploy", arms, settings, reason=reason, actor=actor)
 
@@ -129,7 +133,7 @@ def get_revision(connection: Connection, revision_id: int) -> DeploymentRevision
 
 
 def last_ready(connection: Connection, model: str) -> DeploymentRevision | None:
-    """What should go on serving while something newer is not ready: the newest revision that was, unless undeployed since."""
+    """What goes on serving while something newer isn't ready: the newest that was, unless undeployed since."""
     for revision in reversed(revisions(connection, model)):
         if not revision.arms:
             return None

@@ -39,9 +39,14 @@ def create(
     ).scalar_one()
     connection.execute(
         insert(experiments).values(
-            experiment_id=identity, dataset_version_id=version_id, model_id=model_id,
-            spec=whole, spec_digest=digest, created_at=now(), created_by=actor,
-        )  # fmt: skip
+            experiment_id=identity,
+            dataset_version_id=version_id,
+            model_id=model_id,
+            spec=whole,
+            spec_digest=digest,
+            created_at=now(),
+            created_by=actor,
+        )
     )
     audit.write(connection, actor, "experiment.create", identity, {"dataset_digest": trained_on.digest, "model": model})
     return get(connection, identity), True

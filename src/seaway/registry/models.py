@@ -28,7 +28,7 @@ class Inspected(Protocol):
     def spec(self) -> Json: ...
 
 
-def add(
+def add(  # noqa: PLR0913 - the columns of a row
     connection: Connection, name: str, manifest: Manifest, found: Inspected, *,
     experiment_id: str | None, metrics: Json | None, description: str, actor: str,
 ) -> tuple[ModelVersion, bool]:  # fmt: skip

@@ -121,7 +121,9 @@ class Controller:
         for desired in rows:
             previous = self._wishes.get(desired.model)
             if previous and previous.desired.id != desired.id and previous.desired.state == "pending":
-                await self._record(previous.desired.id, "superseded", f"Revision {desired.number} came before it was ready.")
+                await self._record(
+                    previous.desired.id, "superseded", f"Revision {desired.number} came before it was ready."
+                )
             fallback = None
             if desired.arms and desired.ready_at is None:
                 fallback = await asyncio.to_thread(self._registry.last_ready, desired.model)
@@ -203,7 +205,9 @@ class Controller:
             if not desired.arms and desired.state == "pending":
                 await self._record(desired.id, "undeployed", "")
         self._serving = serving
-        drained = [worker_id for step in plans.values() for worker_id in step.drain if not self._kept_warm(worker_id, now)]
+        drained = [
+            worker_id for step in plans.values() for worker_id in step.drain if not self._kept_warm(worker_id, now)
+        ]
         orphans = [w.config.worker_id for w in self.fleet.workers.values() if w.config.model not in plans]
         for worker_id in [*drained, *orphans]:
             self.fleet.drain(worker_id)
@@ -226,7 +230,7 @@ class Controller:
 
     async def _record(self, revision_id: int, state: str, reason: str) -> None:
         await asyncio.to_thread(self._registry.record_deployment_event, revision_id, state, reason)
-        log.info("deployment." + state, revision=revision_id, reason=reason)
+        log.info("deployment.settled", state=state, revision=revision_id, reason=reason)
         for model, wish in self._wishes.items():
             if wish.desired.id == revision_id:
                 fresh = await asyncio.to_thread(self._registry.get_revision, revision_id)

@@ -67,9 +67,11 @@ class Health:
 
     def next_start_at(self) -> float:
         """The first restart is immediate; then the wait doubles."""
-        if self.bad_deaths < 2:  # noqa: PLR2004 - one bad death may be chance
+        if self.bad_deaths < 2:  # one bad death may be chance
             return self.last_death_at
-        return self.last_death_at + min(_FIRST_BACKOFF_SECONDS * 2 ** (self.bad_deaths - 2), _MAX_BACKOFF_SECONDS)
+        # Beyond some ten doublings the limit holds anyway.
+        doublings = min(self.bad_deaths - 2, 10)
+        return self.last_death_at + min(_FIRST_BACKOFF_SECONDS * float(1 << doublings), _MAX_BACKOFF_SECONDS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +108,9 @@ def plan(
     fail = _failure(goal.desired, workers, health, now, load_seconds)
     desired = goal.desired if fail is None and not (goal.desired and goal.desired.failed) else None
     serve = _serve(goal, desired, workers, health, serving)
-    keep = [target for target in (desired, goal.fallback) if target is not None and _needed(target, desired, serve, goal)]
+    keep = [
+        target for target in (desired, goal.fallback) if target is not None and _needed(target, desired, serve, goal)
+    ]
     start: list[int] = []
     wake_at: float | None = None
     for target in keep:
@@ -153,7 +157,9 @@ def _serve(
         if worker.phase is Phase.READY:
             ready[worker.revision] = ready.get(worker.revision, 0) + 1
     # All processes of a new revision come before the switch; after it, one that is left goes on serving.
-    if desired is not None and ready.get(desired.revision, 0) >= (1 if serving == desired.revision else desired.processes):
+    if desired is not None and ready.get(desired.revision, 0) >= (
+        1 if serving == desired.revision else desired.processes
+    ):
         return desired.revision
     for revision in (serving, goal.fallback.revision if goal.fallback else None, desired.revision if desired else None):
         if revision is not None and ready.get(revision):

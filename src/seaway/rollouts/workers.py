@@ -80,7 +80,8 @@ class WorkerFleet:
         await self._listed.wait()
         adopted = [worker for worker in self.workers.values() if worker.pid]
         deadline = time.monotonic() + 2.0
-        while any(worker.heard_at == 0.0 for worker in adopted) and time.monotonic() < deadline:
+        # Rare and short: only after a control process died.
+        while any(worker.heard_at == 0.0 for worker in adopted) and time.monotonic() < deadline:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
         return task
 

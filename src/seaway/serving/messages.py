@@ -89,7 +89,9 @@ class FrameTooLarge(SeawayError):
     """A peer announced a frame over the limit: the stream can't be trusted any more."""
 
 
-def pack(kind: int, meta: msgspec.Struct | None = None, *, request_id: int = 0, deadline_ns: int = 0, size: int = 0) -> bytes:
+def pack(
+    kind: int, meta: msgspec.Struct | None = None, *, request_id: int = 0, deadline_ns: int = 0, size: int = 0
+) -> bytes:
     """Header and meta of a frame whose body of `size` bytes the caller sends right after."""
     packed = b"" if meta is None else _encode(meta)
     return HEADER.pack(len(packed) + size, kind, len(packed), request_id, deadline_ns) + packed

@@ -25,6 +25,9 @@ from seaway.types import RoutingTable, ServedVersion
 
 PoolKey = tuple[str, int, int]
 
+_ROUTING_ATTEMPTS = 3
+"""A version may be retired between choosing it and reaching it; twice in a row is bad luck, three times is churn."""
+
 
 @dataclass(frozen=True, slots=True)
 class InferCall:
@@ -125,7 +128,7 @@ class DataPlane:
         started = time.monotonic_ns()
         served: ServedVersion | None = None
         try:
-            for attempt in (1, 2, 3):
+            for _ in range(_ROUTING_ATTEMPTS):
                 served = self.resolve(request.model, request.version, request.key)
                 prediction_id, call = self._call(request, served, started)
                 pool = self._pools[served.model, served.version, served.revision]
@@ -133,13 +136,12 @@ class DataPlane:
                     pool.submit(call)
                     result = await self._wait(pool, call, left)
                 except Rerouted:
-                    if attempt == 3:
-                        raise Unavailable(f"Model {request.model!r} is being replaced; retry in a moment.") from None
                     continue
                 total = time.monotonic_ns() - started
                 self._count(served, "ok", result.answer, total)
                 return Prediction(result, served, prediction_id, total)
-            raise AssertionError("unreachable: the third attempt returns or raises")
+            message = f"Model {request.model!r} is being replaced; retry in a moment."
+            raise Unavailable(message)  # noqa: TRY301 - counted below like every other end
         except BaseException as error:
             self._count(served, outcome_of(error), None, time.monotonic_ns() - started)
             raise
@@ -148,12 +150,9 @@ class DataPlane:
         self._next_id += 1
         self._counter += 1
         timeout = served.timeout_seconds if request.timeout_seconds is None else request.timeout_seconds
-        prediction_id = ids.encode(
-            ids.PredictionId(
-                int(time.time() * 1000),  # noqa: TID251 - the id tells people the time of day
-                served.revision, served.arm, self.index, self._counter,
-            )  # fmt: skip
-        )
+        now_ms = int(time.time() * 1000)  # noqa: TID251 - the id tells people the time of day
+        parts = ids.PredictionId(now_ms, served.revision, served.arm, self.index, self._counter)
+        prediction_id = ids.encode(parts)
         meta = messages.Predict(
             prediction_id, request.protocol, request.header_length,
             request.content_type, request.content_encoding, request.accept_encoding,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import time
 from collections import deque
 from collections.abc import Callable
@@ -174,7 +175,7 @@ class Pool:
                 continue
             try:
                 _, channel = await loop.create_unix_connection(
-                    lambda address=address: Channel(address, self._gateway, self._on_lost), address.socket  # type: ignore[misc]
+                    functools.partial(Channel, address, self._gateway, self._on_lost), address.socket
                 )
             except OSError as error:
                 # It died after control published it; control sees that too and publishes again.
@@ -253,7 +254,10 @@ class Pool:
                 call.retried = True
                 again.append(call)
         log.warning(
-            "gateway.worker_lost", worker=channel.address.worker_id, lost=len(channel.calls) - len(again), retried=len(again)
+            "gateway.worker_lost",
+            worker=channel.address.worker_id,
+            lost=len(channel.calls) - len(again),
+            retried=len(again),
         )
         channel.calls.clear()
         self._pending.extendleft(reversed(again))

@@ -66,7 +66,7 @@ def total_memory_bytes() -> int:
 
 
 def proportional_memory_bytes(pid: int) -> int | None:
-    """A process's share of memory (PSS, shared pages divided); resident size where PSS can't be read; None when gone."""
+    """A process's share of memory (PSS; resident size where that can't be read); None when it is gone."""
     for name, key in (("smaps_rollup", "Pss:"), ("status", "VmRSS:")):
         try:
             with open(f"/proc/{pid}/{name}") as file:  # noqa: PTH123

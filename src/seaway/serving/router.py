@@ -55,8 +55,12 @@ class Router:
         if served is None:
             state = self._not_ready.get(model)
             if state is not None:
-                raise Unavailable(f"Model {model!r} is not ready ({state.state}): {state.reason or 'it starts; retry in a moment'}")
-            raise NotFound(f"No model named {model!r} is deployed; `seaway status` or GET /api/deployments lists what is.")
+                raise Unavailable(
+                    f"Model {model!r} is not ready ({state.state}): {state.reason or 'it starts; retry in a moment'}"
+                )
+            raise NotFound(
+                f"No model named {model!r} is deployed; `seaway status` or GET /api/deployments lists what is."
+            )
         if version is None:
             return choose([arm for arm in served if arm.weight_bp] or served, point)
         for arm in served:

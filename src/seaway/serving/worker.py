@@ -97,15 +97,16 @@ class Request:
     arrived_ns: int
     meta: messages.Predict
     body: bytes | memoryview
+    handle: RunHandle = field(default_factory=RunHandle)
+    """One for each request: ending this run can never end the next one of the same engine."""
     cancelled: bool = False
 
 
 @dataclass(slots=True, eq=False)
 class Engine:
-    """One engine thread's view: what it runs now, and the handle that stops it."""
+    """One engine thread's view: what it runs now, and since when that should have ended."""
 
     number: int
-    handle: RunHandle
     current: Request | None = None
     terminated_ns: int = 0
 
@@ -187,14 +188,16 @@ class Worker:
         except SeawayError as error:
             self._set_phase("failed", str(error))
             return
-        except Exception as error:  # noqa: BLE001 - outermost frame of the thread; the reason goes to the deployment
+        except Exception as error:  # outermost frame of the thread; the reason goes to the deployment
             log.exception("worker.load_failed")
             self._set_phase("failed", f"The version could not be loaded: {type(error).__name__}: {error}")
             return
         faults.point("worker.loaded")
-        self._engines = [Engine(number, RunHandle()) for number in range(config.engines)]
+        self._engines = [Engine(number) for number in range(config.engines)]
         for engine in self._engines:
-            threading.Thread(target=self._work, args=(engine, predictor), name=f"engine-{engine.number}", daemon=True).start()
+            threading.Thread(
+                target=self._work, args=(engine, predictor), name=f"engine-{engine.number}", daemon=True
+            ).start()
         self._set_phase("ready", "")
 
     def _set_phase(self, phase: str, reason: str) -> None:
@@ -312,7 +315,7 @@ class Worker:
             if request is None or not (request.cancelled or now > request.deadline_ns):
                 engine.terminated_ns = 0
                 continue
-            engine.handle.terminate()
+            request.handle.terminate()
             engine.terminated_ns = engine.terminated_ns or now
             if now - engine.terminated_ns > STUCK_SECONDS * 1e9:
                 log.error("worker.stuck", engine=engine.number, prediction_id=request.meta.prediction_id)
@@ -336,11 +339,10 @@ class Worker:
             if request.cancelled or started > request.deadline_ns:
                 self._skip(request, queue_ns)
                 continue
-            engine.handle.reset()
             engine.current = request
             self._page.begin(engine.number, request.connection.index or 0, request.request_id)
             try:
-                self._predict(engine, predictor, request, queue_ns)
+                self._predict(predictor, request, queue_ns)
             except Exception as error:  # noqa: BLE001 - outermost frame of the engine: answer, log, go on
                 refusal = self._translate(request, error)
                 self._answer_error(request, refusal, queue_ns=queue_ns, input_ns=time.monotonic_ns() - started)
@@ -354,19 +356,20 @@ class Worker:
         """Drop a request that nobody waits for any more; it never reaches the model."""
         request.connection.requests.pop(request.request_id, None)
         if not request.cancelled:
-            self._answer_error(request, DeadlineExceeded("The request's time was over before it ran."), queue_ns=queue_ns)
+            self._answer_error(
+                request, DeadlineExceeded("The request's time was over before it ran."), queue_ns=queue_ns
+            )
 
-    def _predict(self, engine: Engine, predictor: Predictor, request: Request, queue_ns: int) -> None:
+    def _predict(self, predictor: Predictor, request: Request, queue_ns: int) -> None:
         meta = request.meta
         began = time.monotonic_ns()
-        prepared = predictor.prepare(
-            Payload(
-                meta.protocol, request.body, meta.header_length,
-                meta.content_type, meta.content_encoding, meta.accept_encoding,
-            )  # fmt: skip
-        )
+        payload = Payload(
+            meta.protocol, request.body, meta.header_length,
+            meta.content_type, meta.content_encoding, meta.accept_encoding,
+        )  # fmt: skip
+        prepared = predictor.prepare(payload)
         ready = time.monotonic_ns()
-        (outputs,) = predictor.run([prepared], engine.handle)
+        (outputs,) = predictor.run([prepared], request.handle)
         ran = time.monotonic_ns()
         reply = predictor.encode(prepared, outputs, meta.prediction_id)
         done = time.monotonic_ns()
@@ -413,6 +416,6 @@ def main(config_json: bytes, parent_pid: int) -> int:
 
     about = {"model": config.model, "version": config.version, "worker": config.worker_id}
     logs.configure("worker", config.log_level, config.log_format, file=config.log_file, about=about)
-    # Two engine threads share one GIL: a shorter switch interval keeps a short request from waiting 5 ms for a long decode.
+    # Engine threads share one GIL: a short request shouldn't wait 5 ms for another one's long decode.
     sys.setswitchinterval(0.001)
     return Worker(config).run()

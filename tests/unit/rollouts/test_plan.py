@@ -139,7 +139,9 @@ class RolloutMachine(RuleBasedStateMachine):
             serving_ready = {v.worker_id for v in views if v.phase is Phase.READY and v.revision == step.serve}
             assert not serving_ready & {*step.drain, *step.kill}, "a worker was taken from under its requests"
         if step.fail:
-            world.revisions[-1] = Target(world.revisions[-1].revision, world.revisions[-1].processes, was_ready=False, failed=True)
+            world.revisions[-1] = Target(
+                world.revisions[-1].revision, world.revisions[-1].processes, was_ready=False, failed=True
+            )
         for revision in step.start:
             world.names += 1
             name = f"w{world.names}"
@@ -191,7 +193,9 @@ class RolloutMachine(RuleBasedStateMachine):
     @invariant()
     def no_more_workers_run_than_the_wanted_revisions_need(self) -> None:
         for target in self.world.revisions:
-            alive = [v for v in self.world.workers.values() if v.revision == target.revision and v.phase is not Phase.FAILED]
+            alive = [
+                v for v in self.world.workers.values() if v.revision == target.revision and v.phase is not Phase.FAILED
+            ]
             assert len(alive) <= target.processes
 
 

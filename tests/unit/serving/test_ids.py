@@ -1,3 +1,5 @@
+import contextlib
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -28,12 +30,8 @@ def test_ids_sort_by_time(one: PredictionId, two: PredictionId) -> None:
 
 @given(st.text(max_size=40))
 def test_any_text_is_an_id_or_a_clear_error(text: str) -> None:
-    try:
-        decoded = decode(text)
-    except InvalidRequest as error:
-        assert str(error)
-    else:
-        assert encode(decoded) == text.upper()
+    with contextlib.suppress(InvalidRequest):
+        assert encode(decode(text)) == text.upper()
 
 
 @pytest.mark.parametrize("text", ["", "x", "8" + "0" * 25, "0" * 27, "U" * 26])

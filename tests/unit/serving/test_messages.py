@@ -4,7 +4,9 @@ from hypothesis import strategies as st
 
 from seaway.serving import messages
 
-FRAMES = st.lists(st.tuples(st.integers(1, 7), st.integers(0, 2**64 - 1), st.integers(0, 2**64 - 1), st.binary(max_size=300)))
+FRAMES = st.lists(
+    st.tuples(st.integers(1, 7), st.integers(0, 2**64 - 1), st.integers(0, 2**64 - 1), st.binary(max_size=300))
+)
 
 
 @given(FRAMES, st.lists(st.integers(1, 64), min_size=1))
