@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 """What a model, dataset or alias may be called; it must match whole (`NAME.fullmatch`)."""
+
+MAX_BATCH_SIZE = 65_536
+"""Samples in one request, where a package says nothing smaller."""
 
 Json = dict[str, Any]
 T = TypeVar("T")
@@ -268,7 +271,8 @@ class ServedVersion:
     workers: tuple[WorkerAddress, ...]
     max_queue_size: int
     timeout_seconds: float
-    labels: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    max_batch_size: int = MAX_BATCH_SIZE
+    """Samples that one request may carry."""
 
 
 @dataclass(frozen=True, slots=True)

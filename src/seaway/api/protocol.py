@@ -21,7 +21,6 @@ EXTENSIONS = [
     "parameters",
     "statistics",
 ]
-MAX_BATCH_SIZE = 65_536
 Statistics = Callable[[list[ServedVersion]], dict[str, Any]]
 
 
@@ -52,7 +51,7 @@ def configuration(served: ServedVersion) -> dict[str, Any]:
         "platform": served.platform,
         "backend": "onnxruntime",
         "version_policy": {"specific": {"versions": [served.version]}},
-        "max_batch_size": MAX_BATCH_SIZE if batch else 0,
+        "max_batch_size": served.max_batch_size if batch else 0,
         "input": _config_tensors(served.signature, batch=batch, inputs=True),
         "output": _config_tensors(served.signature, batch=batch, inputs=False),
         "instance_group": [

@@ -13,7 +13,7 @@ import numpy as np
 from seaway.errors import InvalidPackage, InvalidRequest
 from seaway.packages import PackageSpec
 from seaway.packages.spec import SPEC_FILE
-from seaway.types import Signature, TensorSpec
+from seaway.types import MAX_BATCH_SIZE, Signature, TensorSpec
 
 Array = np.ndarray[Any, np.dtype[Any]]
 _HUGE = 1 << 64
@@ -74,8 +74,9 @@ def split(inputs: Any, is_sample: Callable[[Any], bool], *, limit: int | None) -
 
 
 def check_rows(rows: int, limit: int | None) -> None:
-    """Refuse a request with more samples than the package allows."""
-    if limit is not None and rows > limit:
+    """Refuse a request with more samples than the package, or any package, allows."""
+    limit = limit or MAX_BATCH_SIZE
+    if rows > limit:
         raise InvalidRequest(f"The request has {rows} samples; {limit} are allowed (serving.max_batch_size).")
 
 

@@ -79,7 +79,7 @@ class ArtifactStore:
             shutil.rmtree(place, ignore_errors=True)
 
     def keep(self, staging: Staging) -> Manifest:
-        """Move a staged artifact to its final place; the same bytes are kept once. Raises InvalidPackage, Unavailable."""
+        """Move a staged artifact to its final place; the same bytes are kept once. Raises InvalidPackage."""
         manifest = scan(staging.directory)
         _sync_tree(staging.directory)
         faults.point("register.staged")

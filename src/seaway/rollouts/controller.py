@@ -27,6 +27,7 @@ from seaway.rollouts.workers import Death, Worker, WorkerFleet
 from seaway.serving import process
 from seaway.telemetry.logs import rotate
 from seaway.types import (
+    MAX_BATCH_SIZE,
     DeploymentRevision,
     ModelState,
     ModelVersion,
@@ -319,6 +320,7 @@ class Controller:
             workers=tuple(_addresses(workers)),
             max_queue_size=settings.max_queue_size or 1,
             timeout_seconds=settings.timeout_seconds or self._settings.timeout_seconds,
+            max_batch_size=(version.spec.get("serving") or {}).get("max_batch_size") or MAX_BATCH_SIZE,
         )  # fmt: skip
 
     async def settled(self, revision_id: int, timeout_seconds: float) -> DeploymentRevision:
