@@ -60,9 +60,11 @@ def test_what_a_page_shows_runs(page: Path, demo: SeawayServer) -> None:
     if needed:
         pytest.skip(f"{name_of(page)} shows {needed[0]}, which is not installed: sudo apt-get install {needed[0]}")
     for kind, text in shown(page):
-        script = text.replace(DEFAULT_URL, demo.url).replace(DEFAULT_URL.removeprefix("http://"), demo.url.removeprefix("http://"))
+        script = text.replace(DEFAULT_URL, demo.url).replace(
+            DEFAULT_URL.removeprefix("http://"), demo.url.removeprefix("http://")
+        )
         # curl's --fail-with-body makes an answer that is an error a failed command.
-        shell = "set -euo pipefail\ncurl() { command curl --fail-with-body --silent --show-error \"$@\"; }\n"
+        shell = 'set -euo pipefail\ncurl() { command curl --fail-with-body --silent --show-error "$@"; }\n'
         run(["bash", "-c", shell + script] if kind == "bash" else [sys.executable, "-c", script], demo)
 
 

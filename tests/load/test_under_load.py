@@ -42,7 +42,9 @@ def pause(seconds: float) -> None:
     threading.Event().wait(seconds)
 
 
-def test_no_request_fails_while_versions_are_deployed_in_turn_and_every_answer_is_its_version_s(server: SeawayServer) -> None:
+def test_no_request_fails_while_versions_are_deployed_in_turn_and_every_answer_is_its_version_s(
+    server: SeawayServer,
+) -> None:
     deploys = max(4, int(SECONDS / 3))
     with Load(server.url, [QUESTION]) as load:
         for turn in range(deploys):

@@ -54,9 +54,7 @@ def experiment() -> Json:
 
 def revision(state: str, version: int = 2, *, reason: str = "", number: int = 5) -> Json:
     arms = (Arm("main", version),)
-    found = DeploymentRevision(
-        9, "churn", number, arms, ServingSettings(), "deploy", "", NOON, "ana", state, reason
-    )
+    found = DeploymentRevision(9, "churn", number, arms, ServingSettings(), "deploy", "", NOON, "ana", state, reason)
     return over_http(views.revision(found))
 
 

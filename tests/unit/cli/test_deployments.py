@@ -43,9 +43,7 @@ def test_a_deploy_that_fails_says_why_and_what_keeps_serving(server: ScriptedSer
 
     assert done.exit_code == 1
     assert done.stdout == ""
-    assert done.stderr == (
-        "Error: churn version 2 failed: Known answer 3 differs by 0.2. Version 1 keeps serving.\n"
-    )
+    assert done.stderr == ("Error: churn version 2 failed: Known answer 3 differs by 0.2. Version 1 keeps serving.\n")
 
 
 def test_a_first_deploy_that_fails_says_that_nothing_serves(server: ScriptedServer, seaway: Seaway) -> None:

@@ -21,9 +21,7 @@ def package(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_register_says_the_version_and_what_comes_next(
-    server: ScriptedServer, seaway: Seaway, package: Path
-) -> None:
+def test_register_says_the_version_and_what_comes_next(server: ScriptedServer, seaway: Seaway, package: Path) -> None:
     server.answers("POST /api/models/churn/versions", model_version(3), status=201)
 
     done = seaway("register", "churn", str(package), "--description", "new")

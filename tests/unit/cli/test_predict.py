@@ -48,7 +48,7 @@ def test_the_input_may_be_in_a_file_or_on_stdin(server: ScriptedServer, seaway: 
 def test_a_plain_string_needs_no_quotes(server: ScriptedServer, seaway: Seaway) -> None:
     server.answers("POST /predict/churn", answer(1.0))
 
-    seaway("predict", "churn", "--text", "they said: \"no\"", "--version", "3")
+    seaway("predict", "churn", "--text", 'they said: "no"', "--version", "3")
 
     assert server.asked[0].json == {"inputs": 'they said: "no"'}
     assert server.asked[0].query == {"version": "3"}
