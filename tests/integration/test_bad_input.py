@@ -20,7 +20,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeawayServer]:
     started.__exit__(None, None, None)
 
 
-@pytest.mark.parametrize("case", cases(), ids=lambda case: case.name)
+@pytest.mark.parametrize("case", list(cases()), ids=lambda case: case.name)
 def test_bad_input_gets_a_clear_refusal_and_costs_no_worker(case: BadInput, server: SeawayServer) -> None:
     before = worker_pids(server)
 

@@ -87,7 +87,7 @@ UPLOAD = "/api/models/bad/versions"
 SCALE, INFER, FLIGHT = "/predict/scale", "/v2/models/scale/infer", "/predict/flights"
 
 
-def cases() -> Iterator[BadInput]:
+def cases() -> Iterator[BadInput]:  # noqa: PLR0915 - a table, one line a case
     """The table."""
     yield BadInput("not JSON", SCALE, 400, "not valid JSON", b"hello")
     yield BadInput("not JSON, v2", INFER, 400, "not valid JSON", b"hello")
