@@ -10,13 +10,16 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
+from starlette.routing import Match
 
 from seaway import errors
-from seaway.errors import Overloaded, SeawayError
+from seaway.api.explain import explain
+from seaway.errors import Overloaded, SeawayError, Unavailable
 
 log = structlog.get_logger()
 
 _CLIENT_CLOSED = 499
+_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 STATUSES: dict[type[SeawayError], int] = {
     errors.InvalidRequest: 400,
@@ -49,6 +52,8 @@ def error_response(error: SeawayError) -> JSONResponse:
     headers = {}
     if isinstance(error, Overloaded):
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_seconds)))
+    if isinstance(error, Unavailable):
+        headers["Retry-After"] = "1"
     if isinstance(error, errors.Unauthorized):
         headers["WWW-Authenticate"] = "Bearer"
     if isinstance(error, errors.PayloadTooLarge | errors.HeadersTooLarge):
@@ -66,11 +71,14 @@ def install_error_handlers(app: FastAPI) -> None:
 
     async def http_error(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)  # noqa: S101
-        text = {
-            404: f"There is no path {request.url.path[:200]!r}; /docs lists them.",
-            405: f"{request.method} is not offered at {request.url.path[:200]!r}; /docs lists what is.",
-        }.get(error.status_code, str(error.detail))
-        return JSONResponse({"error": text}, error.status_code, dict(error.headers or {}))
+        path = request.url.path[:200]
+        text, headers = str(error.detail), dict(error.headers or {})
+        if error.status_code == 404:
+            text = f"There is no path {path!r}; /docs lists them."
+        if error.status_code == 405:
+            offered = ", ".join(_methods_at(app, request))
+            text, headers = f"{path!r} takes {offered}, not {request.method[:20]}.", {"Allow": offered}
+        return JSONResponse({"error": text}, error.status_code, headers)
 
     async def validation_error(_request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)  # noqa: S101
@@ -80,7 +88,7 @@ def install_error_handlers(app: FastAPI) -> None:
         return error_response(errors.Cancelled("The caller left before its request was complete."))
 
     async def unexpected(request: Request, error: Exception) -> JSONResponse:
-        log.error("request.crashed", path=request.url.path, exc_info=error)
+        log.error("request.crashed", method=request.method, path=request.url.path, exc_info=error)
         return JSONResponse({"error": "Something went wrong in the server; its log says what."}, 500)
 
     app.add_exception_handler(SeawayError, seaway_error)
@@ -90,9 +98,11 @@ def install_error_handlers(app: FastAPI) -> None:
     app.add_exception_handler(Exception, unexpected)
 
 
-def explain(found: object) -> str:
-    """The first of pydantic's findings as a sentence that names the field."""
-    first = next(iter(found)) if isinstance(found, list | tuple) and found else {}
-    place = ".".join(str(part) for part in first.get("loc", ()) if part not in {"body", "query", "path"})
-    message = str(first.get("msg", "is wrong"))
-    return f"{place or 'The body'}: {message[:1].lower()}{message[1:]}."
+def _methods_at(app: FastAPI, request: Request) -> list[str]:
+    """Every method that some route offers at the request's path; the framework itself knows one route's."""
+
+    def offered(method: str) -> bool:
+        scope = {**request.scope, "method": method}
+        return any(route.matches(scope)[0] is Match.FULL for route in app.router.routes)
+
+    return [method for method in _METHODS if offered(method)]

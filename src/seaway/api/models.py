@@ -23,6 +23,8 @@ from seaway.types import ModelVersion
 
 _FIELDS = frozenset({"experiment_id", "metrics", "description"})
 
+At = Annotated[datetime | None, Query(description="What it meant at this time (ISO 8601; UTC unless it says).")]
+
 
 class AliasBody(Body):
     """Which version an alias means from now on."""
@@ -94,8 +96,6 @@ def model_routes(registry: Registry, settings: Settings) -> APIRouter:
     @router.get("/{name}/aliases", summary="The aliases of a model")
     def list_aliases(name: Name) -> dict[str, Any]:
         return views.items(registry.list_aliases(name))
-
-    At = Annotated[datetime | None, Query(description="What it meant at this time (ISO 8601; UTC unless it says).")]
 
     @router.get("/{name}/aliases/{alias}", summary="What an alias means, or meant")
     def get_alias(name: Name, alias: Name, at: At = None) -> dict[str, Any]:

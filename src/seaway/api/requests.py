@@ -1,4 +1,4 @@
-"""What the management routes have in common: JSON bodies of any content type, the actor, the registry."""
+"""What the management routes have in common: JSON bodies of any content type, names, the actor, pages."""
 
 from __future__ import annotations
 
@@ -6,23 +6,22 @@ import re
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any, Protocol, TypeVar
 
+import msgspec
 import pydantic
 from fastapi import Depends, Header, Path, Query, Request
+from pydantic import AfterValidator, Field
 
 from seaway.api.bodies import read_body
-from seaway.api.errors import explain
-from seaway.errors import InvalidRequest
-from seaway.types import DeploymentRevision
+from seaway.api.explain import explain
+from seaway.errors import InvalidRequest, PayloadTooLarge
+from seaway.types import NAME, DeploymentRevision, Json
+from seaway.wire.strict import decode_json, refuse_nul, refuse_repeated_keys
 
 MAX_JSON_BYTES = 1 << 20
+MAX_NUMBER = 2**31 - 1
 _SILENCE_SECONDS = 30.0
+_OBJECT = msgspec.json.Decoder(dict[str, Any])
 Model = TypeVar("Model", bound=pydantic.BaseModel)
-
-
-class Body(pydantic.BaseModel):
-    """A JSON body; a key that is not known is an error, since it would be silently without effect."""
-
-    model_config = pydantic.ConfigDict(extra="forbid", strict=True)
 
 
 class Operations(Protocol):
@@ -35,31 +34,77 @@ class Operations(Protocol):
         """The revision once it is ready, failed or replaced; or as it is when the time is over."""
 
     def live(self) -> dict[str, Any]:
-        """Models with their workers, gateways, generation of the routing table."""
+        """Models with their workers, gateways, generation of the routing table. Called on the event loop."""
 
     def render_metrics(self) -> bytes:
-        """Prometheus text."""
+        """Prometheus text. Called in a thread."""
 
     def logs(self, *, model: str | None, lines: int) -> list[str]:
-        """The newest log lines, oldest first."""
+        """The newest log lines, oldest first. Called in a thread."""
+
+
+# --------------------------------------------------------------------------- JSON
+
+
+class Body(pydantic.BaseModel):
+    """A JSON body; a key that is not known is an error, since it would be silently without effect."""
+
+    model_config = pydantic.ConfigDict(extra="forbid", strict=True)
+
+
+def read_object(text: bytes, where: str = "") -> Json:
+    """A JSON object without NaN, NUL, lone surrogates or a key sent twice. Raises InvalidRequest."""
+    value = decode_json(_OBJECT.decode, text, where)
+    refuse_nul(text)
+    refuse_repeated_keys(text, -1)
+    return value
 
 
 def body_of(kind: type[Model]) -> Callable[[Request], Awaitable[Model]]:
     """A dependency that reads the body as `kind`, whatever content type the client names; no body is `{}`."""
 
     async def read(request: Request) -> Model:
-        raw = await read_body(request, limit_bytes=MAX_JSON_BYTES, silence_seconds=_SILENCE_SECONDS)
         try:
-            return kind.model_validate_json(raw or b"{}")
+            raw = await read_body(request, limit_bytes=MAX_JSON_BYTES, silence_seconds=_SILENCE_SECONDS)
+        except PayloadTooLarge as error:
+            raise PayloadTooLarge(f"A JSON body here has at most {MAX_JSON_BYTES} bytes.") from error
+        try:
+            return kind.model_validate(read_object(raw or b"{}"))
         except pydantic.ValidationError as error:
             raise InvalidRequest(explain(error.errors())) from error
 
     return read
 
 
-def described(kind: type[pydantic.BaseModel]) -> dict[str, Any]:
+def described(kind: type[pydantic.BaseModel]) -> Json:
     """The OpenAPI description of a body that `body_of` reads."""
     return {"requestBody": {"content": {"application/json": {"schema": kind.model_json_schema()}}}}
+
+
+# --------------------------------------------------------------------------- what parameters and fields may be
+
+
+def _name(value: str) -> str:
+    if not NAME.fullmatch(value):
+        # A ValueError is how pydantic hears of it.
+        raise ValueError(
+            "expected 1 to 128 characters out of letters, digits, '.', '_' and '-', beginning with a letter or digit"
+        )
+    return value
+
+
+def _text(value: str) -> str:
+    if "\x00" in value:
+        raise ValueError("expected text without NUL")
+    return value
+
+
+def _version(value: object) -> object:
+    if value is None or (isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MAX_NUMBER):
+        return value
+    if isinstance(value, str) and NAME.fullmatch(value):
+        return int(value) if value.isdigit() and len(value) < len(str(MAX_NUMBER)) else value
+    raise ValueError("expected a version number, an alias, or null for the newest")
 
 
 def _actor(
@@ -68,8 +113,24 @@ def _actor(
     return re.sub(r"[^\x20-\x7e]", "", given)[:128].strip() or "anonymous"
 
 
+_NAME_DESCRIPTION = "1 to 128 characters out of letters, digits, '.', '_' and '-'."
+
 Actor = Annotated[str, Depends(_actor)]
-Name = Annotated[str, Path(description="1 to 128 characters out of letters, digits, '.', '_' and '-'.")]
+Name = Annotated[str, Path(description=_NAME_DESCRIPTION), AfterValidator(_name)]
+FieldName = Annotated[str, Field(description=_NAME_DESCRIPTION), AfterValidator(_name)]
+NameOrNumber = Annotated[str, Path(description="A version number or an alias."), AfterValidator(_name)]
+Number = Annotated[int, Field(ge=1, le=MAX_NUMBER)]
+PathNumber = Annotated[int, Path(ge=1, le=MAX_NUMBER, description="A version number.")]
+WantedVersion = Annotated[
+    int | str | None,
+    Field(description="A version number, an alias, or nothing for the newest."),
+    pydantic.BeforeValidator(_version),
+]
+Text = Annotated[str, Field(max_length=2000), AfterValidator(_text)]
+OnlyModel = Annotated[str | None, Query(description="Of this model only."), AfterValidator(lambda v: v and _name(v))]
+Reason = Annotated[str, Query(max_length=2000, description="Kept with the revision."), AfterValidator(_text)]
 Limit = Annotated[int, Query(ge=1, le=1000, description="Items on a page.")]
-Cursor = Annotated[str | None, Query(description="`next_cursor` of the page before.")]
+Cursor = Annotated[
+    str | None, Query(description="`next_cursor` of the page before."), AfterValidator(lambda v: v and _name(v))
+]
 Wait = Annotated[float, Query(ge=0, le=600, description="Seconds to wait until the deployment is ready or has failed.")]

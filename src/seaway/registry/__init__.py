@@ -13,7 +13,7 @@ from typing import TypeVar
 from sqlalchemy import Connection, select
 
 from seaway import faults
-from seaway.errors import NotFound
+from seaway.errors import InvalidRequest, NotFound
 from seaway.registry import aliases, audit, datasets, deployments, experiments, models
 from seaway.registry.artifacts import ArtifactStore, Staging
 from seaway.registry.database import Database
@@ -165,7 +165,9 @@ class Registry:
 
     def set_alias(self, model: str, alias: str, version: int, *, actor: str, reason: str = "") -> Alias:
         """Point `alias` at `version`. Raises NotFound; an alias of digits only would be taken for a version."""
-        checked_name("alias", alias if not alias.isdigit() else f"-{alias}")
+        checked_name("alias", alias)
+        if alias.isdigit():
+            raise InvalidRequest(f"The alias {alias!r} would be taken for a version number; use a name with a letter.")
 
         def change(connection: Connection) -> Alias:
             models.row_id(connection, model, version)

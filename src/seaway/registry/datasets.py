@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Row, func, select
 from seaway.errors import NotFound
 from seaway.registry import audit
 from seaway.registry.database import aware, now
-from seaway.registry.rows import get_id, insert_row, make_named, manifest_of, next_number
+from seaway.registry.rows import get_id, insert_row, is_number, make_named, manifest_of, next_number
 from seaway.registry.tables import dataset_versions, datasets
 from seaway.types import DatasetVersion, Json, Manifest, Page
 
@@ -69,9 +69,9 @@ _JOINED = select(dataset_versions, datasets.c.name).join(datasets, datasets.c.id
 
 def get(connection: Connection, name: str, number: int | None = None) -> DatasetVersion:
     """The version, or the newest. Raises NotFound."""
-    query = _JOINED.where(datasets.c.name == name)
+    query = _JOINED.where(datasets.c.name == name).order_by(dataset_versions.c.number.desc()).limit(1)
     query = query.where(dataset_versions.c.number == number) if number is not None else query
-    row = connection.execute(query.order_by(dataset_versions.c.number.desc()).limit(1)).first()
+    row = connection.execute(query).first() if number is None or is_number(number) else None
     if row is None:
         get_id(connection, datasets, "dataset", name)
         raise NotFound(f"Dataset {name!r} has no version {number}.")

@@ -10,9 +10,11 @@ from sqlalchemy import Connection, Row, func, select
 from seaway.errors import InvalidRequest, NotFound
 from seaway.registry import aliases, audit, experiments
 from seaway.registry.database import aware, now
-from seaway.registry.rows import get_id, insert_row, make_named, manifest_of, next_number
+from seaway.registry.rows import get_id, insert_row, is_number, make_named, manifest_of, next_number
 from seaway.registry.tables import model_versions, models, trainings
 from seaway.types import Json, Manifest, ModelVersion, Page, Signature
+
+_MAX_DIGITS = 10
 
 
 class Inspected(Protocol):
@@ -85,7 +87,8 @@ _JOINED = select(
 
 def row_id(connection: Connection, name: str, number: int) -> int:
     query = select(model_versions.c.id).join(models, models.c.id == model_versions.c.model_id)
-    found = connection.execute(query.where(models.c.name == name, model_versions.c.number == number)).scalar()
+    query = query.where(models.c.name == name, model_versions.c.number == number)
+    found = connection.execute(query).scalar() if is_number(number) else None
     if found is None:
         raise NotFound(f"Model {name!r} has no version {number}.")
     return int(found)
@@ -95,9 +98,11 @@ def get(connection: Connection, name: str, version: int | str | None = None) -> 
     """By number, by alias, or the newest. Raises NotFound."""
     if isinstance(version, str) and not version.isdigit():
         version = aliases.resolve(connection, name, version)
-    query = _JOINED.where(models.c.name == name)
-    query = query.where(model_versions.c.number == int(version)) if version is not None else query
-    row = connection.execute(query.order_by(model_versions.c.number.desc()).limit(1)).first()
+    number = int(version) if version is not None and len(str(version)) <= _MAX_DIGITS else version
+    query = _JOINED.where(models.c.name == name).order_by(model_versions.c.number.desc()).limit(1)
+    query = query.where(model_versions.c.number == number) if number is not None else query
+    known = number is None or (isinstance(number, int) and is_number(number))
+    row = connection.execute(query).first() if known else None
     if row is None:
         get_id(connection, models, "model", name)
         raise NotFound(f"Model {name!r} has no version {version}.")

@@ -49,6 +49,11 @@ def next_number(connection: Connection, table: Table, owner: str, owner_id: int)
     return (highest or 0) + 1
 
 
+def is_number(version: int) -> bool:
+    """Whether a version can have this number at all; databases refuse to compare with larger ones."""
+    return 0 < version < 1 << 31
+
+
 def checked_limit(limit: int) -> int:
     if not 1 <= limit <= MAX_PAGE:
         raise InvalidRequest(f"limit must be from 1 to {MAX_PAGE}.")
