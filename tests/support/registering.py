@@ -46,7 +46,8 @@ def main(url: str, artifacts: str, content: str, kill_point_file: str = "") -> N
     registry.migrate()
     version, _ = add_model(registry, content.encode())
     registry.close()
-    print(version.version, flush=True)
+    sys.stdout.write(f"{version.version}\n")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":
