@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 _SENTENCES = {
-    "missing": "is missing",
-    "extra_forbidden": "is not known here; take it out",
     "int_type": "expected an integer",
     "int_parsing": "expected an integer",
     "int_parsing_size": "expected an integer of fewer digits",
@@ -28,6 +26,7 @@ _SENTENCES = {
     "string_too_long": "expected at most {max_length} characters",
     "string_too_short": "expected at least {min_length} characters",
 }
+_WITHOUT_VALUE = {"missing": "is missing", "extra_forbidden": "is not known here; take it out"}
 _PLACES = {"body", "query", "path", "header"}
 _SHOWN_CHARACTERS = 60
 
@@ -45,14 +44,14 @@ def explain(found: object) -> str:
     if place[:1] and place[0] in _PLACES:
         place = place[1:]
     name = ".".join(str(part)[:_SHOWN_CHARACTERS] for part in place)
-    return f'"{name}": {_sentence(first)}.' if name else f"The body: {_sentence(first)}."
+    about = f'"{name}"' if name else "The body"
+    kind = str(first.get("type", ""))
+    return f"{about} {_WITHOUT_VALUE[kind]}." if kind in _WITHOUT_VALUE else f"{about}: {_sentence(kind, first)}."
 
 
-def _sentence(finding: Mapping[str, Any]) -> str:
-    kind = str(finding.get("type", ""))
+def _sentence(kind: str, finding: Mapping[str, Any]) -> str:
     if kind in _SENTENCES:
-        text = _SENTENCES[kind].format_map(finding.get("ctx") or {})
-        return text if kind in {"missing", "extra_forbidden"} else text + _shown(finding.get("input"))
+        return _SENTENCES[kind].format_map(finding.get("ctx") or {}) + _shown(finding.get("input"))
     message = str(finding.get("msg", "is wrong")).removeprefix("Value error, ").rstrip(".")
     return f"{message[:1].lower()}{message[1:]}"
 

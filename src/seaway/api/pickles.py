@@ -16,7 +16,7 @@ from pathlib import Path
 
 from seaway.errors import InvalidPackage
 
-_START_BYTES = 1 << 14
+_START_BYTES = 1 << 16
 _SUFFIXES = (".pkl", ".pickle", ".joblib")
 _PROTOCOLS = tuple(bytes((0x80, protocol)) for protocol in range(2, 6))
 _CALLS = {"GLOBAL", "STACK_GLOBAL", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "REDUCE", "BUILD", "EXT1", "EXT2", "EXT4"}
@@ -76,23 +76,8 @@ def is_pickle(start: bytes) -> bool:
 
 
 def _calls_something(start: bytes) -> bool:
-    """Protocols 0 and 1 have no magic bytes: read opcodes to the end, or as far as `start` goes."""
-    called = False
+    """Protocols 0 and 1 have no magic bytes: a text is one if all of it reads as opcodes and one of them calls."""
     try:
-        for opcode, _, _ in pickletools.genops(start):
-            called = called or opcode.name in _CALLS
+        return bool(_CALLS & {opcode.name for opcode, _, _ in pickletools.genops(start)})
     except (ValueError, UnicodeDecodeError, IndexError, OverflowError):
-        # A text can begin like a pickle. Only what was cut off here may be the beginning of a longer one.
-        return called and len(start) == _START_BYTES and _was_cut(start)
-    return called
-
-
-def _was_cut(start: bytes) -> bool:
-    """Whether reading stopped because the bytes ended, not because they made no sense."""
-    read = 0
-    try:
-        for _, _, position in pickletools.genops(start):
-            read = position or 0
-    except (ValueError, UnicodeDecodeError, IndexError, OverflowError):
-        return len(start) - read < _START_BYTES // 2
-    return True
+        return False

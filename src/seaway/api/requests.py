@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Annotated, Any, Protocol, TypeVar
 
 import msgspec
@@ -79,6 +79,17 @@ def body_of(kind: type[Model]) -> Callable[[Request], Awaitable[Model]]:
 def described(kind: type[pydantic.BaseModel]) -> Json:
     """The OpenAPI description of a body that `body_of` reads."""
     return {"requestBody": {"content": {"application/json": {"schema": kind.model_json_schema()}}}}
+
+
+def upload_described(fields: Mapping[str, str]) -> Json:
+    """The OpenAPI description of a multipart upload with these text fields."""
+    files = {
+        "type": "array", "items": {"type": "string", "format": "binary"},
+        "description": "One part a file; its filename is the path, with '/' between folders.",
+    }  # fmt: skip
+    texts = {name: {"type": "string", "description": text} for name, text in fields.items()}
+    schema = {"type": "object", "required": ["files"], "properties": {"files": files, **texts}}
+    return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}}}
 
 
 # --------------------------------------------------------------------------- what parameters and fields may be

@@ -1,25 +1,37 @@
-"""Multipart uploads, streamed from the socket straight into a staging directory."""
+"""Multipart uploads, streamed from the socket straight into a staging directory.
+
+Nothing is kept in memory but one block and the text fields. Blocks are written in a thread, so that a slow disk
+doesn't hold up the event loop that also reconciles deployments.
+"""
 
 from __future__ import annotations
 
-import json
-import zipfile
+import asyncio
+import logging
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import BinaryIO
 
 from fastapi import Request
-from python_multipart.exceptions import MultipartParseError
+from fastapi.concurrency import run_in_threadpool
+from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
-from seaway.errors import InvalidPackage, InvalidRequest, PayloadTooLarge
+from seaway.api.bodies import declared_length
+from seaway.api.requests import read_object
+from seaway.errors import DeadlineExceeded, InvalidPackage, InvalidRequest, PayloadTooLarge, UnsupportedEncoding
 from seaway.registry import Staging
 from seaway.types import Json
 
 MAX_FILES = 10_000
 MAX_FIELD_BYTES = 1 << 16
 _MAX_HEADER_BYTES = 8192
-_PICKLE_PROTOCOLS = {b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"}
+_BLOCK_BYTES = 1 << 20
+_FORM_BYTES = 1 << 20
+"""What a form may need beyond its files' bytes, besides `_MAX_HEADER_BYTES` a part."""
+
+# The library logs a warning for every broken form; the caller is told, and that is enough.
+logging.getLogger("python_multipart").setLevel(logging.ERROR)
 
 
 @dataclass(slots=True)
@@ -32,78 +44,114 @@ class Form:
     def json_field(self, name: str) -> Json | None:
         """A field that holds a JSON object. Raises InvalidRequest."""
         text = self.fields.get(name)
-        if not text:
-            return None
-        try:
-            value = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise InvalidRequest(f"The field {name} is not valid JSON: {error}.") from error
-        if not isinstance(value, dict):
-            raise InvalidRequest(f"The field {name} must be a JSON object.")
-        return value
+        return read_object(text.encode(), name) if text else None
 
 
 class _Receiver:
-    """Takes the parser's events; one for each upload."""
+    """Takes the bytes of one upload; called in threads, one call after the other."""
 
-    def __init__(self, staging: Staging, known_fields: frozenset[str], limit_bytes: int) -> None:
+    def __init__(self, boundary: bytes, staging: Staging, known_fields: frozenset[str], limit_bytes: int) -> None:
         self.form = Form()
         self._staging = staging
         self._known = known_fields
-        self._limit = self._left = limit_bytes
+        self._limit = limit_bytes
+        self._file_bytes = self._all_bytes = self._parts = self._header_bytes = 0
         self._headers: dict[bytes, bytes] = {}
         self._name, self._value = bytearray(), bytearray()
-        self._header_bytes = self._parts = 0
         self._file: BinaryIO | None = None
         self._field: str | None = None
         self._text = bytearray()
+        self._complete = False
+        self._parser = MultipartParser(
+            boundary,
+            {
+                "on_part_begin": self._part_begin,
+                "on_header_field": self._header_name,
+                "on_header_value": self._header_value,
+                "on_header_end": self._header_end,
+                "on_headers_finished": self._headers_finished,
+                "on_part_data": self._part_data,
+                "on_part_end": self._part_end,
+                "on_end": self._end,
+            },
+        )
 
-    def part_begin(self) -> None:
+    def take(self, block: bytes) -> None:
+        """The next bytes. Raises InvalidRequest, InvalidPackage or PayloadTooLarge."""
+        self._all_bytes += len(block)
+        if self._all_bytes > self._limit + _FORM_BYTES + self._parts * _MAX_HEADER_BYTES:
+            # Whatever is neither a file nor a field: before the first part, between parts, after the last.
+            raise PayloadTooLarge(f"The upload has more than {self._limit} bytes (max_upload_bytes).")
+        self._parser.write(block)
+
+    def finish(self) -> Form:
+        if not self._complete:
+            raise InvalidRequest("The upload ends before its closing boundary: it was cut off; send it again.")
+        if not self.form.files:
+            raise InvalidRequest("The upload holds no file: send at least one part with a filename.")
+        return self.form
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    # ------------------------------------------------------------------ the parser's events
+
+    def _part_begin(self) -> None:
         self._parts += 1
         if self._parts > MAX_FILES:
             raise InvalidRequest(f"The upload has more than {MAX_FILES} parts.")
         self._headers, self._header_bytes = {}, 0
 
-    def header_name(self, data: bytes, start: int, end: int) -> None:
+    def _header_name(self, data: bytes, start: int, end: int) -> None:
         self._name += self._measured(data[start:end])
 
-    def header_value(self, data: bytes, start: int, end: int) -> None:
+    def _header_value(self, data: bytes, start: int, end: int) -> None:
         self._value += self._measured(data[start:end])
 
     def _measured(self, piece: bytes) -> bytes:
         self._header_bytes += len(piece)
         if self._header_bytes > _MAX_HEADER_BYTES:
-            raise InvalidRequest("A part of the upload has headers of more than 8 kB.")
+            raise InvalidRequest(f"A part of the upload has headers of more than {_MAX_HEADER_BYTES} bytes.")
         return piece
 
-    def header_end(self) -> None:
+    def _header_end(self) -> None:
         self._headers[bytes(self._name).lower()] = bytes(self._value)
         self._name, self._value = bytearray(), bytearray()
 
-    def headers_finished(self) -> None:
-        _, options = parse_options_header(self._headers.get(b"content-disposition", b""))
-        filename = options.get(b"filename")
+    def _headers_finished(self) -> None:
+        disposition = self._headers.get(b"content-disposition", b"")
+        kind, options = parse_options_header(disposition)
+        if kind != b"form-data":
+            raise InvalidRequest("Every part of an upload needs a header `Content-Disposition: form-data`.")
         try:
-            if filename is not None:
-                name = _path_in(self._headers[b"content-disposition"], filename).decode()
-                self._file = self._staging.open(name)
-                self.form.files.append(name)
-                return
-            self._field = options.get(b"name", b"").decode()
+            if b"filename" in options:
+                self._open(disposition, options[b"filename"].decode())
+            else:
+                self._begin_field(options.get(b"name", b"").decode())
         except UnicodeDecodeError as error:
             raise InvalidRequest("The names in an upload must be UTF-8.") from error
-        if self._field not in self._known:
-            known = ", ".join(sorted(self._known))
-            raise InvalidRequest(
-                f"The upload has a field {self._field[:80]!r}; known are: {known}; files need a filename."
-            )
-        if self._field in self.form.fields:
-            raise InvalidRequest(f"The field {self._field} is there twice.")
 
-    def part_data(self, data: bytes, start: int, end: int) -> None:
+    def _open(self, disposition: bytes, name: str) -> None:
+        if b"\\" in disposition:
+            # The parser would take off everything before it, as old browsers needed; the rest is another name.
+            raise InvalidPackage(f"The file name ending in {name[-80:]!r} holds a backslash; use '/' between folders.")
+        self._file = self._staging.open(name)
+        self.form.files.append(name)
+
+    def _begin_field(self, name: str) -> None:
+        if name not in self._known:
+            known = ", ".join(sorted(self._known))
+            raise InvalidRequest(f"The upload has a field {name[:80]!r}; known are: {known}; files need a filename.")
+        if name in self.form.fields:
+            raise InvalidRequest(f"The field {name} is there twice.")
+        self._field = name
+
+    def _part_data(self, data: bytes, start: int, end: int) -> None:
         if self._file is not None:
-            self._left -= end - start
-            if self._left < 0:
+            self._file_bytes += end - start
+            if self._file_bytes > self._limit:
                 raise PayloadTooLarge(f"The upload has more than {self._limit} bytes (max_upload_bytes).")
             self._file.write(memoryview(data)[start:end])
             return
@@ -111,81 +159,72 @@ class _Receiver:
         if len(self._text) > MAX_FIELD_BYTES:
             raise PayloadTooLarge(f"The field {self._field} has more than {MAX_FIELD_BYTES} bytes.")
 
-    def part_end(self) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-        elif self._field is not None:
-            try:
-                self.form.fields[self._field] = self._text.decode()
-            except UnicodeDecodeError as error:
-                raise InvalidRequest(f"The field {self._field} must be UTF-8 text.") from error
-            self._field, self._text = None, bytearray()
+    def _part_end(self) -> None:
+        if self._field is None:
+            self.close()
+            return
+        try:
+            text = self._text.decode()
+        except UnicodeDecodeError as error:
+            raise InvalidRequest(f"The field {self._field} must be UTF-8 text.") from error
+        if "\x00" in text:
+            raise InvalidRequest(f"The field {self._field} must be text without NUL.")
+        self.form.fields[self._field] = text
+        self._field, self._text = None, bytearray()
 
-    def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
-
-
-def _path_in(disposition: bytes, filename: bytes) -> bytes:
-    # The parser drops everything up to a backslash, as old browsers needed; a path with one must be refused instead.
-    return b"\\" if b"\\" in disposition else filename
+    def _end(self) -> None:
+        self._complete = True
 
 
-async def receive(request: Request, staging: Staging, *, fields: frozenset[str], limit_bytes: int) -> Form:
-    """Read the whole upload into `staging`. Raises InvalidRequest, InvalidPackage or PayloadTooLarge."""
+async def receive(
+    request: Request, staging: Staging, *, fields: frozenset[str], limit_bytes: int, silence_seconds: float
+) -> Form:
+    """Read the whole upload into `staging`.
+
+    Raises InvalidRequest, InvalidPackage (names), PayloadTooLarge, UnsupportedEncoding, or DeadlineExceeded when
+    nothing comes for `silence_seconds`.
+    """
+    boundary = _boundary(request)
+    length = declared_length(request)
+    if length is not None and length > limit_bytes + MAX_FILES * _MAX_HEADER_BYTES:
+        raise PayloadTooLarge(f"The upload has {length} bytes; the limit is {limit_bytes} (max_upload_bytes).")
+    try:
+        receiver = _Receiver(boundary, staging, fields, limit_bytes)
+        try:
+            async for block in _blocks(request, silence_seconds):
+                await run_in_threadpool(receiver.take, block)
+            return receiver.finish()
+        finally:
+            receiver.close()
+    except FormParserError as error:
+        raise InvalidRequest(f"The upload is no valid form: {error}.") from error
+
+
+def _boundary(request: Request) -> bytes:
     kind, options = parse_options_header(request.headers.get("content-type", ""))
     boundary = options.get(b"boundary")
     if kind != b"multipart/form-data" or not boundary:
         raise InvalidRequest("Send the files as multipart/form-data, as `curl -F files=@model.onnx` does.")
-    length = request.headers.get("content-length", "")
-    if length.isdigit() and int(length) > limit_bytes + MAX_FIELD_BYTES * 16:
-        raise PayloadTooLarge(f"The upload has {length} bytes; the limit is {limit_bytes} (max_upload_bytes).")
-    receiver = _Receiver(staging, fields, limit_bytes)
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        raise UnsupportedEncoding("An upload is sent without Content-Encoding; pack the files as .tar.gz instead.")
+    return boundary
+
+
+async def _blocks(request: Request, silence_seconds: float) -> AsyncIterator[bytes]:
+    """The body in pieces that are worth a thread's while."""
+    stream = request.stream()
+    block = bytearray()
     try:
-        parser = MultipartParser(
-            boundary,
-            {
-                "on_part_begin": receiver.part_begin,
-                "on_header_field": receiver.header_name,
-                "on_header_value": receiver.header_value,
-                "on_header_end": receiver.header_end,
-                "on_headers_finished": receiver.headers_finished,
-                "on_part_data": receiver.part_data,
-                "on_part_end": receiver.part_end,
-            },
-        )
-        async for chunk in request.stream():
-            parser.write(chunk)
-        parser.finalize()
-    except MultipartParseError as error:
-        raise InvalidRequest(f"The upload is no valid form: {error}.") from error
-    finally:
-        receiver.close()
-    if not receiver.form.files:
-        raise InvalidRequest("The upload holds no file: send at least one part with a filename.")
-    return receiver.form
-
-
-def refuse_pickles(directory: Path) -> None:
-    """Nothing that runs code when it is loaded is accepted, whatever it is called. Raises InvalidPackage."""
-    for path in sorted(directory.rglob("*")):
-        if not path.is_file():
-            continue
-        name = path.relative_to(directory).as_posix()
-        with path.open("rb") as file:
-            start = file.read(2)
-        if start in _PICKLE_PROTOCOLS or path.suffix.lower() in {".pkl", ".pickle", ".joblib"}:
-            raise InvalidPackage(f"{name!r} is a pickle, which runs code when it is loaded; export the model to ONNX.")
-        if zipfile.is_zipfile(path) and _holds_pickle(path):
-            raise InvalidPackage(
-                f"{name!r} is an archive with pickles (TorchScript, torch.save); export the model to ONNX."
-            )
-
-
-def _holds_pickle(path: Path) -> bool:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return any(entry.endswith((".pkl", ".pickle")) for entry in archive.namelist())
-    except zipfile.BadZipFile:
-        return False  # not a zip after all; inspection says what it is
+        while True:
+            async with asyncio.timeout(silence_seconds):
+                chunk = await anext(stream, None)
+            if chunk is None:
+                break
+            block += chunk
+            if len(block) >= _BLOCK_BYTES:
+                yield bytes(block)
+                block.clear()
+    except TimeoutError as error:
+        raise DeadlineExceeded(f"Nothing of the upload came for {silence_seconds:g} s (body_seconds).") from error
+    if block:
+        yield bytes(block)

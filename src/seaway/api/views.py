@@ -6,38 +6,64 @@ from typing import Any
 
 import msgspec
 
-from seaway.types import DatasetVersion, DeploymentRevision, ModelVersion, Page
+from seaway.types import DatasetVersion, DeploymentRevision, Json, ModelVersion, Page
 
 
-def plain(value: Any) -> Any:
-    """Dataclasses, tuples and times as JSON has them."""
-    return msgspec.to_builtins(value)
+def plain(value: Any) -> Json:
+    """A dataclass as JSON has it: objects, lists, times as text."""
+    described: Json = msgspec.to_builtins(value)
+    return described
 
 
-def page(value: Page[Any]) -> dict[str, Any]:
-    return {"items": plain(value.items), "next_cursor": value.next_cursor}
+def page(value: Page[Any]) -> Json:
+    return {"items": msgspec.to_builtins(value.items), "next_cursor": value.next_cursor}
 
 
-def items(values: Any) -> dict[str, Any]:
+def items(values: Any) -> Json:
     """A list that is never cut into pages."""
-    return {"items": plain(values), "next_cursor": None}
+    return {"items": msgspec.to_builtins(values), "next_cursor": None}
 
 
-def _with_files(value: DatasetVersion | ModelVersion) -> dict[str, Any]:
-    described: dict[str, Any] = plain(value)
+def _with_files(value: DatasetVersion | ModelVersion) -> Json:
+    described = plain(value)
     described["files"] = described.pop("manifest")["files"]
     described["n_bytes"] = value.manifest.n_bytes
     return described
 
 
-def dataset_version(value: DatasetVersion) -> dict[str, Any]:
+def dataset_version(value: DatasetVersion) -> Json:
     return _with_files(value)
 
 
-def model_version(value: ModelVersion) -> dict[str, Any]:
+def model_version(value: ModelVersion) -> Json:
     return _with_files(value)
 
 
-def revision(value: DeploymentRevision, message: str = "") -> dict[str, Any]:
-    described: dict[str, Any] = plain(value)
-    return described | ({"message": message} if message else {})
+def revision(value: DeploymentRevision) -> Json:
+    return plain(value)
+
+
+def changed_revision(value: DeploymentRevision) -> Json:
+    """A revision that was just asked for, and what comes of it."""
+    return revision(value) | {"message": outlook(value)}
+
+
+def outlook(value: DeploymentRevision) -> str:
+    """What happens next, in a sentence."""
+    model = value.model
+    version = f"Version {value.arms[0].version} of {model}" if value.arms else model
+    why = f": {value.state_reason.rstrip('.')}" if value.state_reason else ""
+    sentences = {
+        "ready": f"{version} serves.",
+        "failed": f"{version} did not get ready{why}. What served before goes on.",
+        "superseded": f"{version} was replaced by a newer revision{why}.",
+        "undeployed": f"{model} is not served any more.",
+    }
+    if value.state in sentences:
+        return sentences[value.state]
+    if not value.arms:
+        return f"Gateways stop routing to {model}; its workers finish their requests and stop."
+    return (
+        f"{version} is loaded and warmed up; once it is ready requests go to it, "
+        "and what served before finishes its requests and stops."
+    )

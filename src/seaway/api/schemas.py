@@ -1,0 +1,280 @@
+"""What the management routes answer, for /docs and the reference. Tests hold every answer against these."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Generic, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+DIGEST = "b5bb9d8014a0f9b1d61e21e796d78dccdf1352f23cd32812f4850b878ae4944c"
+TIME = "2026-01-31T12:00:00.000000Z"
+EXPERIMENT = "9f86d081884c7d659a2feaa0c55ad015"
+T = TypeVar("T")
+
+
+class Answer(BaseModel):
+    """A key that is not described here is a mistake of the server's."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Error(BaseModel):
+    """What every error looks like; other keys may follow."""
+
+    error: str = Field(description="What is wrong, and what to do.", examples=["There is no model named 'churn'."])
+
+
+class Listed(Answer, Generic[T]):
+    """A page of a list."""
+
+    items: list[T]
+    next_cursor: str | None = Field(description="Send it as `cursor` for the next page; null on the last.")
+
+
+class File(Answer):
+    path: str = Field(examples=["model.onnx"])
+    size: int = Field(description="Bytes.", examples=[310])
+    sha256: str = Field(examples=[DIGEST])
+
+
+class Stored(Answer):
+    version: int = Field(description="Counts 1, 2, 3 ... within the name.", examples=[1])
+    digest: str = Field(
+        description='SHA-256 of the lines `"<sha256>  <path>\\n"` of all files, sorted by path.', examples=[DIGEST]
+    )
+    files: list[File]
+    n_bytes: int = Field(description="Of all files together.", examples=[310])
+    created_at: datetime = Field(examples=[TIME])
+    created_by: str = Field(examples=["ada"])
+
+
+class DatasetVersion(Stored):
+    dataset: str = Field(examples=["flights"])
+    n_rows: int | None = Field(description="Known when the version is one Parquet or CSV file.", examples=[10_000])
+    schema_: dict[str, Any] | None = Field(
+        alias="schema", description="Column names and types, as `n_rows`.", examples=[{"origin": "string"}]
+    )
+    source: dict[str, Any] | None = Field(
+        description="Where the uploader says the bytes came from.", examples=[{"query": "select * from flights"}]
+    )
+
+
+class Dataset(Answer):
+    name: str = Field(examples=["flights"])
+    versions: list[DatasetVersion] = Field(description="Oldest first.")
+
+
+class DatasetSummary(Answer):
+    name: str = Field(examples=["flights"])
+    description: str
+    newest: int | None = Field(description="The newest version's number.", examples=[3])
+
+
+class Tensor(Answer):
+    name: str = Field(examples=["x"])
+    datatype: str = Field(description="The Open Inference Protocol's.", examples=["FP32"])
+    shape: list[int] = Field(description="-1 is a variable dimension.", examples=[[-1, 3]])
+
+
+class Signature(Answer):
+    inputs: list[Tensor]
+    outputs: list[Tensor]
+
+
+class ModelVersion(Stored):
+    model: str = Field(examples=["churn"])
+    runtime: str = Field(examples=["onnx"])
+    platform: str = Field(examples=["onnxruntime_onnx"])
+    signature: Signature
+    spec: dict[str, Any] = Field(description="The package's seaway.yaml, defaults filled in.")
+    experiment_id: str | None = Field(description="The experiment that gave it.", examples=[EXPERIMENT])
+
+
+class Model(Answer):
+    name: str = Field(examples=["churn"])
+    aliases: dict[str, int] = Field(examples=[{"champion": 1}])
+    versions: list[ModelVersion] = Field(description="Oldest first.")
+
+
+class ModelSummary(Answer):
+    name: str = Field(examples=["churn"])
+    description: str
+    newest: int | None = Field(description="Null for a model that only experiments name.", examples=[3])
+    n_versions: int = Field(examples=[3])
+    aliases: dict[str, int] = Field(examples=[{"champion": 1}])
+
+
+class Alias(Answer):
+    model: str = Field(examples=["churn"])
+    name: str = Field(examples=["champion"])
+    version: int = Field(examples=[1])
+    updated_at: datetime = Field(examples=[TIME])
+    updated_by: str = Field(examples=["ada"])
+
+
+class ResolvedAlias(Answer):
+    model: str = Field(examples=["churn"])
+    name: str = Field(examples=["champion"])
+    version: int | None = Field(description="Null once the alias is taken away.", examples=[1])
+
+
+class AliasEvent(Answer):
+    model: str = Field(examples=["churn"])
+    alias: str = Field(examples=["champion"])
+    from_version: int | None = Field(examples=[None])
+    to_version: int | None = Field(examples=[1])
+    at: datetime = Field(examples=[TIME])
+    by: str = Field(examples=["ada"])
+    reason: str
+
+
+class Trained(Answer):
+    model: str = Field(examples=["churn"])
+    version: int = Field(examples=[1])
+    metrics: dict[str, Any] = Field(examples=[{"auc": 0.91}])
+    created_at: datetime = Field(examples=[TIME])
+
+
+class Experiment(Answer):
+    experiment_id: str = Field(description="A pure function of dataset and spec.", examples=[EXPERIMENT])
+    dataset: str = Field(examples=["flights"])
+    dataset_version: int = Field(examples=[1])
+    dataset_digest: str = Field(examples=[DIGEST])
+    model: str = Field(examples=["churn"])
+    spec: dict[str, Any] = Field(
+        description="architecture, hyper_parameters, validation_strategy, code_commit and the model's name."
+    )
+    spec_digest: str = Field(examples=[DIGEST])
+    created_at: datetime = Field(examples=[TIME])
+    trained: list[Trained] = Field(description="The versions that came of it, and how well they did.")
+
+
+class Arm(Answer):
+    name: str = Field(examples=["stable"])
+    version: int = Field(examples=[1])
+    weight_bp: int = Field(description="Share of the requests in basis points.", examples=[10_000])
+
+
+class Settings(Answer):
+    engines: int | None
+    processes: int | None
+    max_queue_size: int | None
+    timeout_seconds: float | None
+
+
+class Revision(Answer):
+    """Desired state of a model at one time; never changed, never deleted."""
+
+    id: int = Field(description="Counts over all models; prediction ids carry it.", examples=[7])
+    model: str = Field(examples=["churn"])
+    number: int = Field(description="Counts within the model.", examples=[2])
+    arms: list[Arm] = Field(description="Empty: undeployed.")
+    settings: Settings = Field(description="What the deployment asked for; null leaves it to package and server.")
+    action: str = Field(description="deploy, undeploy or rollback.", examples=["deploy"])
+    reason: str
+    created_at: datetime = Field(examples=[TIME])
+    created_by: str = Field(examples=["ada"])
+    state: str = Field(description="pending, ready, failed, superseded or undeployed.", examples=["ready"])
+    state_reason: str = Field(description="Why it is in this state, where there is something to say.")
+    ready_at: datetime | None = Field(description="When it first served.", examples=[TIME])
+
+
+class ChangedRevision(Revision):
+    message: str = Field(description="What happens next, in a sentence.", examples=["Version 1 of churn serves."])
+
+
+class Worker(BaseModel):
+    """A process that serves one version; more keys may follow."""
+
+    worker_id: str = Field(examples=["w812-1"])
+    pid: int | None
+    version: int = Field(examples=[1])
+    revision: int = Field(examples=[7])
+    phase: str = Field(examples=["ready"])
+    engines: int = Field(examples=[2])
+
+    model_config = ConfigDict(extra="allow")
+
+
+class Live(Answer):
+    """What runs of a model now."""
+
+    state: str = Field(description="READY, LOADING, UNAVAILABLE or UNDEPLOYED.", examples=["READY"])
+    version: int | None = Field(description="The version that answers.", examples=[1])
+    revision: int | None = Field(description="The id of its revision.", examples=[7])
+    reason: str
+    workers: list[Worker]
+
+
+class Deployment(Revision):
+    live: Live | None = Field(description="Null until the server has taken notice of it.")
+
+
+class Gateway(Answer):
+    index: int = Field(examples=[0])
+    pid: int
+    generation: int = Field(description="Of the routing table that it uses.", examples=[12])
+
+
+class Status(Answer):
+    version: str = Field(description="Seaway's.", examples=["0.1.0"])
+    models: dict[str, Live]
+    gateways: list[Gateway]
+    generation: int = Field(description="Of the newest routing table.", examples=[12])
+
+
+class Logs(Answer):
+    lines: list[str] = Field(description="Oldest first; each a JSON object.")
+
+
+class AuditEntry(Answer):
+    seq: int = Field(examples=[1])
+    at: datetime = Field(examples=[TIME])
+    actor: str = Field(examples=["ada"])
+    action: str = Field(examples=["model.version"])
+    entity: str = Field(examples=["churn/1"])
+    detail: dict[str, Any]
+    prev_hash: str = Field(description="Hash of the entry before; the first has zeros.", examples=["0" * 64])
+    hash: str = Field(description="SHA-256 of prev_hash and this entry.", examples=[DIGEST])
+
+
+class LineageExperiment(Answer):
+    experiment_id: str = Field(examples=[EXPERIMENT])
+    spec: dict[str, Any]
+
+
+class LineageDataset(Answer):
+    name: str = Field(examples=["flights"])
+    version: int = Field(examples=[1])
+    digest: str = Field(examples=[DIGEST])
+
+
+class Lineage(Answer):
+    """From a prediction to the bytes of the model and of the data it learnt from."""
+
+    prediction_id: str = Field(examples=["01KG9QTK000000001R00000001"])
+    at: datetime = Field(description="When it was answered.", examples=[TIME])
+    gateway: int = Field(examples=[0])
+    model: str = Field(examples=["churn"])
+    version: int = Field(examples=[1])
+    arm: str = Field(examples=["stable"])
+    artifact_digest: str = Field(examples=[DIGEST])
+    revision: int = Field(description="The deployment's number within the model.", examples=[2])
+    revision_id: int = Field(examples=[7])
+    deployed_at: datetime = Field(examples=[TIME])
+    deployed_by: str = Field(examples=["ada"])
+    reason: str = Field(description="Why it was deployed.")
+    experiment: LineageExperiment | None
+    dataset: LineageDataset | None
+
+
+class IndexEntry(Answer):
+    name: str = Field(examples=["churn"])
+    version: str = Field(examples=["1"])
+    state: str = Field(description="READY, LOADING or UNAVAILABLE.", examples=["READY"])
+    reason: str
+
+
+class Nothing(Answer):
+    """An empty object: it is done."""
