@@ -10,10 +10,11 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import TypeVar
 
+import structlog
 from sqlalchemy import Connection, select
 
 from seaway import faults
-from seaway.errors import InvalidRequest, NotFound
+from seaway.errors import Unavailable
 from seaway.registry import aliases, audit, datasets, deployments, experiments, models
 from seaway.registry.artifacts import ArtifactStore, Staging
 from seaway.registry.database import Database
@@ -36,6 +37,7 @@ from seaway.types import (
 
 __all__ = ["ArtifactStore", "Registry", "Staging"]
 
+log = structlog.get_logger()
 T = TypeVar("T")
 
 
@@ -60,16 +62,43 @@ class Registry:
         with self._database.reading() as connection:
             return query(connection)
 
-    def _register(self, manifest: Manifest, change: Callable[[Connection], tuple[T, bool]]) -> tuple[T, bool]:
-        """Write the row of a kept artifact; when that fails, the artifact goes, unless an older row has it."""
+    def _register(
+        self, staging: Staging, manifest: Manifest, change: Callable[[Connection], tuple[T, bool]]
+    ) -> tuple[T, bool]:
+        """Write the row of a prepared artifact and put the artifact in its place, both or neither.
+
+        The artifact is placed last before the commit: no row is ever seen before its bytes, and what the database
+        refuses was never placed.
+        """
+        placed = False
+
+        def place() -> None:
+            nonlocal placed
+            self.artifacts.place(staging, manifest)
+            placed = True
+            faults.point("register.before-commit")
+
         try:
-            result = self._database.write(change, before_commit=lambda: faults.point("register.before-commit"))
+            result = self._database.write(change, before_commit=place)
         except BaseException:
-            if manifest.digest not in self.referenced_artifacts():
-                self.artifacts.discard(manifest.digest)
+            if placed:
+                self._discard(manifest.digest)
             raise
         faults.point("register.after-commit")
         return result
+
+    def _discard(self, digest: str) -> None:
+        """Remove an artifact whose commit failed, unless some row has it."""
+
+        def unless_referenced(connection: Connection) -> None:
+            # Writers come one at a time: nobody else is between placing these bytes and committing their row.
+            if digest not in _referenced(connection):
+                self.artifacts.discard(digest)
+
+        try:
+            self._database.write(unless_referenced)
+        except Unavailable as error:
+            log.warning("registry.artifact_left", digest=digest, reason=f"{error} The next start removes it.")
 
     def _deploy(self, change: Callable[[Connection], T]) -> T:
         result = self._database.write(change, before_commit=lambda: faults.point("deploy.before-commit"))
@@ -83,9 +112,10 @@ class Registry:
     ) -> tuple[DatasetVersion, bool]:
         """Keep the staged bytes as a version of `dataset`; the same bytes are the same version (False)."""
         checked_name("dataset", dataset)
-        manifest = self.artifacts.keep(staging)
-        described = datasets.describe_table(self.artifacts.path(manifest.digest), manifest)
+        manifest = self.artifacts.prepare(staging)
+        described = datasets.describe(staging.directory, manifest)
         return self._register(
+            staging,
             manifest,
             lambda connection: datasets.add(
                 connection, dataset, manifest, described=described, description=description, source=source, actor=actor
@@ -110,8 +140,9 @@ class Registry:
     ) -> tuple[ModelVersion, bool]:  # fmt: skip
         """Keep the staged package as a version of `model`; the same bytes are the same version (False)."""
         checked_name("model", model)
-        manifest = self.artifacts.keep(staging)
+        manifest = self.artifacts.prepare(staging)
         return self._register(
+            staging,
             manifest,
             lambda connection: models.add(
                 connection, model, manifest, inspection,
@@ -159,20 +190,18 @@ class Registry:
         return self._read(lambda connection: experiments.get(connection, experiment_id))
 
     def list_experiments(self, model: str | None = None, limit: int = 100) -> tuple[Experiment, ...]:
-        return self._read(lambda connection: experiments.all_(connection, model, checked_limit(limit)))
+        return self._read(lambda connection: experiments.newest(connection, model, checked_limit(limit)))
 
     # ------------------------------------------------------------------ aliases
 
     def set_alias(self, model: str, alias: str, version: int, *, actor: str, reason: str = "") -> Alias:
         """Point `alias` at `version`. Raises NotFound; an alias of digits only would be taken for a version."""
-        checked_name("alias", alias)
-        if alias.isdigit():
-            raise InvalidRequest(f"The alias {alias!r} would be taken for a version number; use a name with a letter.")
+        aliases.checked_alias(alias)
 
         def change(connection: Connection) -> Alias:
             models.row_id(connection, model, version)
             aliases.set_(connection, model, alias, version, actor, reason)
-            return next(one for one in aliases.current(connection, model) if one.name == alias)
+            return next(one for one in aliases.of_model(connection, model) if one.name == alias)
 
         return self._database.write(change)
 
@@ -180,14 +209,13 @@ class Registry:
         """Raises NotFound."""
 
         def change(connection: Connection) -> None:
-            if aliases.find(connection, model, alias) is None:
-                raise NotFound(f"Model {model!r} has no alias {alias[:128]!r}.")
+            aliases.resolve(connection, model, alias)
             aliases.set_(connection, model, alias, None, actor, reason)
 
         self._database.write(change)
 
     def list_aliases(self, model: str) -> tuple[Alias, ...]:
-        return self._read(lambda connection: aliases.current(connection, model))
+        return self._read(lambda connection: aliases.of_model(connection, model))
 
     def alias_history(self, model: str, alias: str) -> tuple[AliasEvent, ...]:
         return self._read(lambda connection: aliases.history(connection, model, alias))
@@ -253,9 +281,9 @@ class Registry:
 
     def referenced_artifacts(self) -> set[str]:
         """Digests that some version has."""
+        return self._read(_referenced)
 
-        def query(connection: Connection) -> set[str]:
-            tables = (dataset_versions, model_versions)
-            return {digest for table in tables for digest in connection.execute(select(table.c.digest)).scalars()}
 
-        return self._read(query)
+def _referenced(connection: Connection) -> set[str]:
+    tables = (dataset_versions, model_versions)
+    return {digest for table in tables for digest in connection.execute(select(table.c.digest)).scalars()}

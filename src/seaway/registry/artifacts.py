@@ -15,13 +15,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+import structlog
+
 from seaway import faults
-from seaway.errors import InvalidPackage, Unavailable
+from seaway.errors import ArtifactCorrupt, Unavailable
 from seaway.packages.manifest import safe_path, scan, verify
 from seaway.registry import archives
 from seaway.types import Manifest
 
+log = structlog.get_logger()
+
 _FULL = {errno.ENOSPC, errno.EDQUOT}
+_BROKEN = {errno.EIO, errno.EROFS}
 
 
 class Staging:
@@ -34,14 +39,7 @@ class Staging:
 
     def open(self, path: str) -> BinaryIO:
         """A new file of the artifact, to write. Raises InvalidPackage for unsafe names and for one used before."""
-        place = self.directory / safe_path(path)
-        try:
-            place.parent.mkdir(parents=True, exist_ok=True)
-            return place.open("xb")
-        except FileExistsError as error:
-            raise InvalidPackage(f"The file {path[:80]!r} is there twice.") from error
-        except (NotADirectoryError, IsADirectoryError) as error:
-            raise InvalidPackage(f"{path[:80]!r} is both a file and a folder.") from error
+        return archives.create_file(self.directory, path)
 
     def unpack_archive(self, path: str, *, limit_bytes: int, max_files: int = 10_000) -> None:
         """Replace the one file `path` by what it contains."""
@@ -61,53 +59,86 @@ class ArtifactStore:
         self._store = root / "sha256"
         self._staging.mkdir(parents=True, exist_ok=True)
         self._store.mkdir(parents=True, exist_ok=True)
+        _sync_directory(root)
 
     def path(self, digest: str) -> Path:
         return self._store / digest[:2] / digest
 
     @contextlib.contextmanager
     def stage(self) -> Iterator[Staging]:
-        """A place to fill; the rest of it is removed at the end. Raises Unavailable when the disk is full."""
-        place = self._staging / secrets.token_hex(8)
+        """A place to fill; the rest of it is removed at the end. Raises Unavailable when the disk can't take it."""
+        place = self._place()
         try:
             yield Staging(place)
         except OSError as error:
             if error.errno in _FULL:
                 raise Unavailable("The disk is full; nothing was kept. Make room and try again.") from error
+            if error.errno in _BROKEN:
+                raise Unavailable(
+                    f"The disk can't be written ({os.strerror(error.errno)}); nothing was kept. Mend it and try again."
+                ) from error
             raise
         finally:
             shutil.rmtree(place, ignore_errors=True)
 
+    def _place(self) -> Path:
+        return self._staging / secrets.token_hex(8)
+
     def keep(self, staging: Staging) -> Manifest:
         """Move a staged artifact to its final place; the same bytes are kept once. Raises InvalidPackage."""
+        manifest = self.prepare(staging)
+        self.place(staging, manifest)
+        return manifest
+
+    def prepare(self, staging: Staging) -> Manifest:
+        """The slow part of `keep`: hash the files and write them through to the disk. Raises InvalidPackage."""
         manifest = scan(staging.directory)
         _sync_tree(staging.directory)
         faults.point("register.staged")
+        final = self.path(manifest.digest)
+        if final.exists():
+            try:
+                verify(final, manifest)
+            except ArtifactCorrupt as error:
+                # These are the right bytes, and nothing could be served from those: the new ones take their place.
+                log.warning("artifact.replaced", digest=manifest.digest, reason=str(error))
+                with contextlib.suppress(FileNotFoundError):
+                    final.rename(staging.place / "corrupt")
+        return manifest
+
+    def place(self, staging: Staging, manifest: Manifest) -> None:
+        """The quick part: all of it is in its final place, or nothing. May be called again."""
         final = self.path(manifest.digest)
         final.parent.mkdir(exist_ok=True)
         try:
             staging.directory.rename(final)
         except OSError as error:
-            if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
+            # Somebody was here before: another upload of these bytes, or this one.
+            if error.errno not in {errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT} or not final.is_dir():
                 raise
-            # Somebody was here before, now or long ago; what is there must be what it is called.
-            verify(final, manifest)
         _sync_directory(final.parent)
         _sync_directory(self._store)
         faults.point("register.renamed")
-        return manifest
 
     def collect(self, referenced: set[str]) -> int:
         """Remove what a dead process left: staging, and artifacts that no row names. Called before serving starts."""
+        for path in self._store.glob("*/*"):
+            if path.name not in referenced:
+                path.rename(self._place())
         leftovers = list(self._staging.iterdir())
-        leftovers += [path for path in self._store.glob("*/*") if path.name not in referenced]
         for path in leftovers:
-            shutil.rmtree(path)
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
         return len(leftovers)
 
     def discard(self, digest: str) -> None:
-        """Remove an artifact that turned out to have no row."""
-        shutil.rmtree(self.path(digest), ignore_errors=True)
+        """Remove an artifact that has no row, at once: half of it must never stand under its digest."""
+        gone = self._place()
+        with contextlib.suppress(FileNotFoundError):
+            self.path(digest).rename(gone)
+            shutil.rmtree(gone, ignore_errors=True)
 
 
 def _sync_tree(directory: Path) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
-from sqlalchemy import Connection, Row, insert, select
+from sqlalchemy import Connection, Row, select
 
-from seaway.errors import ArtifactCorrupt
-from seaway.registry.database import aware, now
+from seaway.errors import ArtifactCorrupt, InvalidRequest
+from seaway.registry.database import now
 from seaway.registry.identity import canonical_json
+from seaway.registry.rows import MAX_ID, insert_row
 from seaway.registry.tables import audit_log
 from seaway.types import AuditEntry, Json, Page
 
@@ -22,14 +23,12 @@ def write(connection: Connection, actor: str, action: str, entity: str, detail: 
         select(audit_log.c.seq, audit_log.c.hash).order_by(audit_log.c.seq.desc()).limit(1)
     ).first()
     seq, previous = (last.seq + 1, last.hash) if last else (1, _FIRST)
-    at = now()
-    row = {"seq": seq, "at": at, "actor": actor, "action": action, "entity": entity, "detail": detail}
-    digest = _hash(previous, row)
-    connection.execute(insert(audit_log).values(**row, prev_hash=previous, hash=digest))
+    row = {"seq": seq, "at": now(), "actor": actor, "action": action, "entity": entity, "detail": detail}
+    insert_row(connection, audit_log, row | {"prev_hash": previous, "hash": _hash(previous, row)})
 
 
 def _hash(previous: str, row: dict[str, Any]) -> str:
-    content = canonical_json({**row, "at": aware(row["at"]).isoformat()})
+    content = canonical_json({**row, "at": row["at"].isoformat()})
     return hashlib.sha256((previous + content).encode()).hexdigest()
 
 
@@ -37,13 +36,19 @@ def entries(connection: Connection, limit: int, cursor: str | None) -> Page[Audi
     """Newest first."""
     query = select(audit_log).order_by(audit_log.c.seq.desc()).limit(limit + 1)
     if cursor is not None:
-        query = query.where(audit_log.c.seq < int(cursor))
+        query = query.where(audit_log.c.seq < _place(cursor))
     rows = connection.execute(query).all()
     return Page(tuple(_entry(row) for row in rows[:limit]), str(rows[limit - 1].seq) if len(rows) > limit else None)
 
 
+def _place(cursor: str) -> int:
+    if not (cursor.isascii() and cursor.isdigit() and len(cursor) < len(str(MAX_ID))):
+        raise InvalidRequest("cursor must be the next_cursor of the page before.")
+    return int(cursor)
+
+
 def _entry(row: Row[Any]) -> AuditEntry:
-    return AuditEntry(row.seq, aware(row.at), row.actor, row.action, row.entity, row.detail, row.prev_hash, row.hash)
+    return AuditEntry(row.seq, row.at, row.actor, row.action, row.entity, row.detail, row.prev_hash, row.hash)
 
 
 def verify(connection: Connection) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import random
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,19 +16,27 @@ from typing import Any, TypeVar
 import structlog
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Connection, Engine, create_engine, event, text
+from alembic.util import CommandError
+from sqlalchemy import URL, Connection, Engine, create_engine, event, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from seaway.errors import ConfigurationError, Unavailable
 
 log = structlog.get_logger()
 
-_BUSY_MILLISECONDS = 10_000
+_WAIT_SECONDS = 10
 _RETRIES = 8
-_MIGRATION_LOCK, _WRITE_LOCK = 0x5EA3A7, 0x5EA3A8
+_WRITE_LOCK, _MIGRATION_LOCK = 0x5EA3A8, 0x5EA3A7
 # serialization failure, deadlock, unique violation: another writer was faster, and the second look sees its row
 _TRY_AGAIN = {"40001", "40P01", "23505"}
+_READ_ONLY, _DISK_FULL = "25006", "53100"
+# A peer that is gone without a word is noticed in seconds, not in the quarter of an hour that TCP takes.
+_POSTGRES = {
+    "connect_timeout": 5, "tcp_user_timeout": _WAIT_SECONDS * 1000,
+    "keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3,
+}  # fmt: skip
 T = TypeVar("T")
 
 
@@ -35,31 +45,23 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
-def aware(value: datetime) -> datetime:
-    """SQLite forgets the zone; everything stored is UTC."""
-    return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
-
-
 class Database:
     """One registry's database. Used by several threads of control at once."""
 
     def __init__(self, url: str) -> None:
-        try:
-            parsed = make_url(url)
-        except ArgumentError as error:
-            raise ConfigurationError(
-                "database_url is no database URL; an example: postgresql://user@host/name."
-            ) from error
-        if parsed.drivername == "postgresql":
-            parsed = parsed.set(drivername="postgresql+psycopg")
+        parsed = _checked_url(url)
         self.sqlite = parsed.get_backend_name() == "sqlite"
         # SQLite has one writer at a time; waiting here is fair, waiting in SQLite is a lottery of sleeps.
-        self._writing = threading.Lock() if self.sqlite else contextlib.nullcontext()
+        self._writer = threading.Lock()
+        options: dict[str, Any] = (
+            {"connect_args": {"timeout": _WAIT_SECONDS}}
+            if self.sqlite
+            # Said here, since a database may have another default: writers look after they got their lock.
+            else {"connect_args": _POSTGRES, "pool_pre_ping": True, "isolation_level": "READ COMMITTED"}
+        )
         try:
             self.engine: Engine = create_engine(
-                parsed,
-                pool_pre_ping=not self.sqlite,
-                connect_args={"timeout": 10} if self.sqlite else {"connect_timeout": 5},
+                parsed, pool_timeout=_WAIT_SECONDS, json_serializer=_json, **options
             )
         except (NoSuchModuleError, ModuleNotFoundError) as error:
             raise ConfigurationError(
@@ -71,54 +73,107 @@ class Database:
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[Connection]:
-        """A connection for queries. Raises Unavailable when the database is."""
+        """A connection whose queries all see the same moment. Raises Unavailable when the database is."""
         with _translated(), self.engine.connect() as connection:
+            if not self.sqlite:
+                connection = connection.execution_options(isolation_level="REPEATABLE READ")
             yield connection
 
     def write(self, change: Callable[[Connection], T], *, before_commit: Callable[[], None] = lambda: None) -> T:
-        """Run `change` in one transaction; from the beginning again when another writer was faster.
+        """Run `change` and `before_commit` in one transaction; both again when another writer was faster.
 
-        Raises Unavailable when the database can't be reached or stays busy.
+        No other writer of any process is between its first query and its commit meanwhile. Raises Unavailable when the
+        database can't be reached, is full, or stays busy.
         """
         for attempt in range(_RETRIES):
             try:
-                with _translated(), self._writing, self.engine.connect().execution_options(writes=True) as connection:
-                    with connection.begin():
-                        if not self.sqlite:
-                            # Writes are rare and short; one at a time, counting versions is exact.
-                            connection.execute(text("select pg_advisory_xact_lock(:key)"), {"key": _WRITE_LOCK})
-                        result = change(connection)
-                        before_commit()
-                    return result
+                with self._writing(_WRITE_LOCK, _WAIT_SECONDS) as connection:
+                    result = change(connection)
+                    before_commit()
             except DBAPIError as error:
-                if attempt == _RETRIES - 1 or getattr(error.orig, "sqlstate", None) not in _TRY_AGAIN:
+                if _sqlstate(error) not in _TRY_AGAIN:
                     raise
                 time.sleep(random.uniform(0, 0.01 * 2**attempt))  # noqa: S311 - spreads the competitors
+            else:
+                return result
         raise Unavailable("The registry is too busy; try again.")
 
+    @contextlib.contextmanager
+    def _writing(self, lock: int, wait_seconds: int) -> Iterator[Connection]:
+        opened = self._translated_turn()
+        with opened, self.engine.connect().execution_options(writes=True) as connection, connection.begin():
+            if not self.sqlite:
+                # Writes are rare and short; one at a time, counting versions is exact.
+                connection.execute(text(f"set local lock_timeout = '{wait_seconds}s'"))
+                connection.execute(text("select pg_advisory_xact_lock(:key)"), {"key": lock})
+            yield connection
+
+    @contextlib.contextmanager
+    def _translated_turn(self) -> Iterator[None]:
+        if self.sqlite and not self._writer.acquire(timeout=_WAIT_SECONDS):
+            raise Unavailable("The registry is too busy; try again.")
+        try:
+            with _translated():
+                yield
+        finally:
+            if self.sqlite:
+                self._writer.release()
+
     def migrate(self) -> None:
-        """Bring the schema up to date. Of two at once, one waits for the other."""
+        """Bring the schema up to date. Of two at once, one waits. Raises ConfigurationError for a newer schema."""
         config = Config()
         config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
-        opened = self.engine.connect().execution_options(writes=True)
-        with _translated(), self._writing, opened as connection, connection.begin():
-            if not self.sqlite:
-                connection.execute(text("select pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
+        with self._writing(_MIGRATION_LOCK, 30 * _WAIT_SECONDS) as connection:
             config.attributes["connection"] = connection
-            command.upgrade(config, "head")
+            try:
+                command.upgrade(config, "head")
+            except CommandError as error:
+                raise ConfigurationError(
+                    f"The database was made by another version of Seaway, probably a newer one: {error}."
+                ) from error
 
     def close(self) -> None:
         self.engine.dispose()
 
 
+def _checked_url(url: str) -> URL:
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError) as error:
+        raise ConfigurationError("database_url is no database URL; an example: postgresql://user@host/name.") from error
+    backend = parsed.get_backend_name()
+    if backend in {"postgresql", "postgres"}:
+        return parsed.set(drivername="postgresql+psycopg")
+    if backend != "sqlite" or parsed.database in {None, "", ":memory:"}:
+        raise ConfigurationError("database_url must be postgresql://user@host/name or sqlite:///path/to/file.")
+    return parsed
+
+
+def _json(value: object) -> str:
+    """Exactly what was given: PostgreSQL keeps the text as SQLite does, so digests recompute on both."""
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
+def _sqlstate(error: DBAPIError) -> str | None:
+    state: str | None = getattr(error.orig, "sqlstate", None)
+    return state
+
+
 @contextlib.contextmanager
 def _translated() -> Iterator[None]:
+    """What the database can't do now becomes Unavailable; what another try may mend stays as it is."""
     try:
         yield
-    except OperationalError as error:
-        if getattr(error.orig, "sqlstate", None) in _TRY_AGAIN:
+    except PoolTimeout as error:
+        raise Unavailable("The registry is too busy; try again.") from error
+    except DBAPIError as error:
+        state = _sqlstate(error)
+        passing = isinstance(error, OperationalError) or error.connection_invalidated or state == _READ_ONLY
+        if state in _TRY_AGAIN or not passing:
             raise
-        log.warning("registry.database_unreachable", reason=str(error.orig).split("\n")[0])
+        log.warning("registry.database_unavailable", reason=str(error.orig).split("\n")[0])
+        if state == _DISK_FULL or getattr(error.orig, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
+            raise Unavailable("The registry's disk is full; nothing was kept. Make room and try again.") from error
         raise Unavailable(
             "The registry's database can't be reached or is locked; predictions go on, try again."
         ) from error
@@ -128,8 +183,16 @@ def _prepare_sqlite(connection: Any, _record: object) -> None:
     # Transactions begin where we say so, not where the driver guesses.
     connection.isolation_level = None
     cursor = connection.cursor()
-    # FULL: an acknowledged deploy must outlive a power cut, which WAL with NORMAL doesn't promise.
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", f"busy_timeout={_BUSY_MILLISECONDS}"):
+    pragmas = (
+        "journal_mode=WAL",
+        # An acknowledged deploy must outlive a power cut, which WAL with NORMAL doesn't promise.
+        "synchronous=FULL",
+        "foreign_keys=ON",
+        f"busy_timeout={_WAIT_SECONDS * 1000}",
+        # Without it INSERT OR REPLACE deletes rows behind the back of the triggers that protect them.
+        "recursive_triggers=ON",
+    )
+    for pragma in pragmas:
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
 

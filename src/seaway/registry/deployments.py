@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, Row, func, select
+from sqlalchemy import Connection, Row, Select, func, or_, select
 
-from seaway.errors import Conflict, NotFound
+from seaway.errors import Conflict, InvalidRequest, NotFound
 from seaway.registry import audit, datasets, experiments
 from seaway.registry import models as model_rows
-from seaway.registry.database import aware, now
-from seaway.registry.rows import get_id, insert_row, next_number
+from seaway.registry.database import now
+from seaway.registry.rows import MAX_ID, get_id, insert_row, named, next_number
 from seaway.registry.tables import deployment_events, deployment_revisions, models
 from seaway.types import Arm, DeploymentRevision, Json, ServingSettings
+
+STATES = frozenset({"ready", "failed", "superseded", "undeployed"})
+"""What may become of a revision; without an event it is pending."""
 
 _JOINED = select(deployment_revisions, models.c.name.label("model")).join(
     models, models.c.id == deployment_revisions.c.model_id
@@ -26,7 +28,7 @@ def append(  # noqa: PLR0913 - the columns of a row
     reason: str, actor: str, copied_from: int | None = None,
 ) -> DeploymentRevision:  # fmt: skip
     """A new newest revision. The caller has checked that its versions exist."""
-    model_id = get_id(connection, models, "model", model)
+    model_id = get_id(connection, models, model)
     number = next_number(connection, deployment_revisions, "model_id", model_id)
     values = {
         "model_id": model_id, "number": number, "arms": msgspec.to_builtins(arms),
@@ -90,7 +92,7 @@ def _copies(connection: Connection, model: str) -> dict[int, int]:
     query = (
         select(deployment_revisions.c.id, deployment_revisions.c.copied_from)
         .join(models, models.c.id == deployment_revisions.c.model_id)
-        .where(models.c.name == model, deployment_revisions.c.copied_from.is_not(None))
+        .where(named(models, model), deployment_revisions.c.copied_from.is_not(None))
     )
     return {row.id: row.copied_from for row in connection.execute(query)}
 
@@ -98,35 +100,33 @@ def _copies(connection: Connection, model: str) -> dict[int, int]:
 def desired(connection: Connection) -> tuple[DeploymentRevision, ...]:
     """The newest revision of each model, by name."""
     ids = select(func.max(deployment_revisions.c.id)).group_by(deployment_revisions.c.model_id)
-    rows = connection.execute(_JOINED.where(deployment_revisions.c.id.in_(ids)).order_by(models.c.name)).all()
-    return _values(connection, rows)
+    return _fetch(connection, _JOINED.where(deployment_revisions.c.id.in_(ids)).order_by(models.c.name))
 
 
 def find_newest(connection: Connection, model: str) -> DeploymentRevision | None:
-    query = _JOINED.where(models.c.name == model).order_by(deployment_revisions.c.id.desc()).limit(1)
-    found = _values(connection, connection.execute(query).all())
-    return found[0] if found else None
+    query = _JOINED.where(named(models, model)).order_by(deployment_revisions.c.id.desc()).limit(1)
+    return next(iter(_fetch(connection, query)), None)
 
 
 def newest(connection: Connection, model: str) -> DeploymentRevision:
     """Raises NotFound."""
     found = find_newest(connection, model)
     if found is None:
-        get_id(connection, models, "model", model)
+        get_id(connection, models, model)
         raise NotFound(f"Model {model!r} was never deployed; `seaway deploy {model}` does that.")
     return found
 
 
 def revisions(connection: Connection, model: str) -> tuple[DeploymentRevision, ...]:
-    """Oldest first."""
-    get_id(connection, models, "model", model)
-    rows = connection.execute(_JOINED.where(models.c.name == model).order_by(deployment_revisions.c.id)).all()
-    return _values(connection, rows)
+    """Oldest first. Raises NotFound."""
+    get_id(connection, models, model)
+    return _fetch(connection, _JOINED.where(named(models, model)).order_by(deployment_revisions.c.id))
 
 
 def get_revision(connection: Connection, revision_id: int) -> DeploymentRevision:
     """Raises NotFound."""
-    found = _values(connection, connection.execute(_JOINED.where(deployment_revisions.c.id == revision_id)).all())
+    possible = 1 <= revision_id <= MAX_ID
+    found = _fetch(connection, _JOINED.where(deployment_revisions.c.id == revision_id)) if possible else ()
     if not found:
         raise NotFound(f"There is no deployment revision {revision_id}.")
     return found[0]
@@ -134,16 +134,19 @@ def get_revision(connection: Connection, revision_id: int) -> DeploymentRevision
 
 def last_ready(connection: Connection, model: str) -> DeploymentRevision | None:
     """What goes on serving while something newer isn't ready: the newest that was, unless undeployed since."""
-    for revision in reversed(revisions(connection, model)):
-        if not revision.arms:
-            return None
-        if revision.ready_at is not None:
-            return revision
-    return None
+    ready = select(deployment_events.c.id).where(
+        deployment_events.c.revision_id == deployment_revisions.c.id, deployment_events.c.state == "ready"
+    )
+    ended_or_ready = or_(deployment_revisions.c.action == "undeploy", ready.exists())
+    query = _JOINED.where(named(models, model), ended_or_ready).order_by(deployment_revisions.c.id.desc()).limit(1)
+    found = _fetch(connection, query)
+    return found[0] if found and found[0].arms else None
 
 
 def record_event(connection: Connection, revision_id: int, state: str, reason: str) -> None:
-    """Note what became of a revision; the same twice in a row is noted once."""
+    """Note what became of a revision; the same twice in a row is noted once. Raises NotFound."""
+    if state not in STATES:
+        raise InvalidRequest(f"{state!r} is no state of a deployment; there are {', '.join(sorted(STATES))}.")
     if get_revision(connection, revision_id).state != state:
         values = {"revision_id": revision_id, "state": state, "reason": reason, "at": now()}
         insert_row(connection, deployment_events, values)
@@ -152,7 +155,7 @@ def record_event(connection: Connection, revision_id: int, state: str, reason: s
 def lineage(connection: Connection, revision_id: int, arm: int) -> Json:
     """From a prediction to bytes: revision, model version, experiment, dataset version. Raises NotFound."""
     revision = get_revision(connection, revision_id)
-    if arm >= len(revision.arms):
+    if not 0 <= arm < len(revision.arms):
         raise NotFound(f"Deployment revision {revision_id} has no arm {arm}.")
     version = model_rows.get(connection, revision.model, revision.arms[arm].version)
     found: Json = {
@@ -169,22 +172,24 @@ def lineage(connection: Connection, revision_id: int, arm: int) -> Json:
     return found
 
 
-def _values(connection: Connection, rows: Iterable[Row[Any]]) -> tuple[DeploymentRevision, ...]:
-    rows = list(rows)
-    events: dict[int, list[Row[Any]]] = {}
-    ids = [row.id for row in rows]
-    query = select(deployment_events).where(deployment_events.c.revision_id.in_(ids)).order_by(deployment_events.c.id)
-    for event in connection.execute(query) if ids else ():
-        events.setdefault(event.revision_id, []).append(event)
-    return tuple(_value(row, events.get(row.id, [])) for row in rows)
+def _fetch(connection: Connection, query: Select[Any]) -> tuple[DeploymentRevision, ...]:
+    """The revisions of `query` with what became of them: two queries, however many there are."""
+    rows = connection.execute(query).all()
+    events: dict[int, list[Row[Any]]] = {row.id: [] for row in rows}
+    if rows:
+        ids = query.with_only_columns(deployment_revisions.c.id, maintain_column_froms=True)
+        found = select(deployment_events).where(deployment_events.c.revision_id.in_(ids))
+        for event in connection.execute(found.order_by(deployment_events.c.id)):
+            events[event.revision_id].append(event)
+    return tuple(_value(row, events[row.id]) for row in rows)
 
 
 def _value(row: Row[Any], events: list[Row[Any]]) -> DeploymentRevision:
     ready = next((event for event in events if event.state == "ready"), None)
     return DeploymentRevision(
         row.id, row.model, row.number, msgspec.convert(row.arms, tuple[Arm, ...]),
-        msgspec.convert(row.settings, ServingSettings), row.action, row.reason, aware(row.created_at), row.created_by,
+        msgspec.convert(row.settings, ServingSettings), row.action, row.reason, row.created_at, row.created_by,
         state=events[-1].state if events else "pending",
         state_reason=events[-1].reason if events else "",
-        ready_at=aware(ready.at) if ready else None,
+        ready_at=ready.at if ready else None,
     )  # fmt: skip

@@ -9,10 +9,11 @@ from sqlalchemy import Connection, Row, func, select
 
 from seaway.errors import InvalidRequest, NotFound
 from seaway.registry import aliases, audit, experiments
-from seaway.registry.database import aware, now
-from seaway.registry.rows import get_id, insert_row, is_number, make_named, manifest_of, next_number
+from seaway.registry.database import now
+from seaway.registry.identity import checked_name
+from seaway.registry.rows import get_id, insert_row, is_number, make_named, manifest_of, named, next_number
 from seaway.registry.tables import model_versions, models, trainings
-from seaway.types import Json, Manifest, ModelVersion, Page, Signature
+from seaway.types import NAME, Json, Manifest, ModelVersion, Page, Signature
 
 _MAX_DIGITS = 10
 
@@ -86,38 +87,48 @@ _JOINED = select(
 
 
 def row_id(connection: Connection, name: str, number: int) -> int:
+    """Raises NotFound."""
     query = select(model_versions.c.id).join(models, models.c.id == model_versions.c.model_id)
-    query = query.where(models.c.name == name, model_versions.c.number == number)
+    query = query.where(named(models, name), model_versions.c.number == number)
     found = connection.execute(query).scalar() if is_number(number) else None
     if found is None:
+        get_id(connection, models, name)
         raise NotFound(f"Model {name!r} has no version {number}.")
     return int(found)
 
 
 def get(connection: Connection, name: str, version: int | str | None = None) -> ModelVersion:
     """By number, by alias, or the newest. Raises NotFound."""
-    if isinstance(version, str) and not version.isdigit():
-        version = aliases.resolve(connection, name, version)
-    number = int(version) if version is not None and len(str(version)) <= _MAX_DIGITS else version
-    query = _JOINED.where(models.c.name == name).order_by(model_versions.c.number.desc()).limit(1)
+    number = _number(connection, name, version) if isinstance(version, str) else version
+    query = _JOINED.where(named(models, name))
     query = query.where(model_versions.c.number == number) if number is not None else query
-    known = number is None or (isinstance(number, int) and is_number(number))
-    row = connection.execute(query).first() if known else None
+    possible = number is None or is_number(number)
+    row = connection.execute(query.order_by(model_versions.c.number.desc()).limit(1)).first() if possible else None
     if row is None:
-        get_id(connection, models, "model", name)
-        raise NotFound(f"Model {name!r} has no version {version}.")
+        get_id(connection, models, name)
+        raise NotFound(f"Model {name!r} has no version {version if version is not None else 'yet'}.")
     return _value(row)
 
 
+def _number(connection: Connection, name: str, text: str) -> int:
+    """The version that a number in text or an alias means."""
+    if not NAME.fullmatch(text):
+        raise NotFound(f"Model {checked_name('model', name)!r} has no version or alias {text[:128]!r}.")
+    if text.isdigit():
+        return int(text) if len(text) <= _MAX_DIGITS else 0
+    return aliases.resolve(connection, name, text)
+
+
 def find_digest(connection: Connection, name: str, digest: str) -> ModelVersion | None:
-    row = connection.execute(_JOINED.where(models.c.name == name, model_versions.c.digest == digest)).first()
+    row = connection.execute(_JOINED.where(named(models, name), model_versions.c.digest == digest)).first()
     return _value(row) if row else None
 
 
 def versions(connection: Connection, name: str) -> tuple[ModelVersion, ...]:
     """Oldest first. Raises NotFound."""
-    get_id(connection, models, "model", name)
-    return tuple(_value(row) for row in connection.execute(_JOINED.where(models.c.name == name).order_by("number")))
+    get_id(connection, models, name)
+    rows = connection.execute(_JOINED.where(named(models, name)).order_by(model_versions.c.number))
+    return tuple(_value(row) for row in rows)
 
 
 def page(connection: Connection, limit: int, cursor: str | None) -> Page[Json]:
@@ -132,15 +143,16 @@ def page(connection: Connection, limit: int, cursor: str | None) -> Page[Json]:
         .order_by(models.c.name)
         .limit(limit + 1)
     )  # fmt: skip
-    query = query.where(models.c.name > cursor) if cursor is not None else query
+    query = query.where(models.c.name > checked_name("cursor", cursor)) if cursor is not None else query
     rows = [dict(row._mapping) for row in connection.execute(query)]  # noqa: SLF001 - SQLAlchemy's public name
+    named_so = aliases.current(connection, [row["name"] for row in rows[:limit]])
     for row in rows[:limit]:
-        row["aliases"] = {alias.name: alias.version for alias in aliases.current(connection, row["name"])}
+        row["aliases"] = {alias.name: alias.version for alias in named_so[row["name"]]}
     return Page(tuple(rows[:limit]), rows[limit - 1]["name"] if len(rows) > limit else None)
 
 
 def _value(row: Row[Any]) -> ModelVersion:
     return ModelVersion(
         row.name, row.number, row.digest, manifest_of(row), row.runtime, row.platform,
-        msgspec.convert(row.signature, Signature), row.spec, aware(row.created_at), row.created_by, row.experiment_id,
+        msgspec.convert(row.signature, Signature), row.spec, row.created_at, row.created_by, row.experiment_id,
     )  # fmt: skip

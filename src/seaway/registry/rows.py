@@ -1,29 +1,41 @@
-"""What all nouns need: finding things by name, counting versions, pages of names."""
+"""What all nouns need: finding things by name, counting versions, writing rows that any database can keep."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, Row, Table, func, insert, select
+from sqlalchemy import ColumnElement, Connection, Row, String, Table, func, insert, select
 
 from seaway.errors import InvalidRequest, NotFound
 from seaway.registry.database import now
+from seaway.registry.identity import canonical_json, checked_name, checked_text
 from seaway.types import Manifest
 
 MAX_PAGE = 1000
+MAX_ID = 2**63 - 1
+
+
+def kind_of(table: Table) -> str:
+    """`model` for the table of models."""
+    return table.name.removesuffix("s")
+
+
+def named(table: Table, name: str) -> ColumnElement[bool]:
+    """The condition that a row of `table` is called `name`. Raises InvalidRequest for what can't be a name."""
+    return table.c.name == checked_name(kind_of(table), name)
 
 
 def find_id(connection: Connection, table: Table, name: str) -> int | None:
-    found = connection.execute(select(table.c.id).where(table.c.name == name)).scalar()
+    found = connection.execute(select(table.c.id).where(named(table, name))).scalar()
     return None if found is None else int(found)
 
 
-def get_id(connection: Connection, table: Table, kind: str, name: str) -> int:
+def get_id(connection: Connection, table: Table, name: str) -> int:
     """Raises NotFound."""
     found = find_id(connection, table, name)
     if found is None:
-        raise NotFound(f"There is no {kind} named {name[:128]!r}.")
+        raise NotFound(f"There is no {kind_of(table)} named {name!r}.")
     return found
 
 
@@ -37,7 +49,13 @@ def make_named(connection: Connection, table: Table, name: str, description: str
 
 
 def insert_row(connection: Connection, table: Table, values: dict[str, Any]) -> int:
-    """Insert and return the new id."""
+    """Insert and return the new id. Raises InvalidRequest for text and JSON that only one of the databases keeps."""
+    for name, value in values.items():
+        if isinstance(value, str):
+            kind = table.c[name].type
+            checked_text(name, value, max_characters=kind.length if isinstance(kind, String) else None)
+        elif isinstance(value, dict | list):
+            canonical_json(value, name)
     key = connection.execute(insert(table).values(**values)).inserted_primary_key
     assert key is not None  # noqa: S101 - every table here has one
     return int(key[0])

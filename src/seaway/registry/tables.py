@@ -5,11 +5,14 @@ Rows of the tables in `IMMUTABLE` never change and are never deleted; triggers o
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 from sqlalchemy import (
     JSON,
     BigInteger,
     Column,
     DateTime,
+    Dialect,
     ForeignKey,
     Index,
     Integer,
@@ -17,9 +20,9 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    TypeDecorator,
     UniqueConstraint,
 )
-from sqlalchemy.dialects.postgresql import JSONB
 
 metadata = MetaData(
     naming_convention={
@@ -30,15 +33,34 @@ metadata = MetaData(
     }
 )
 
-_Json = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
+
+
+class _Time(TypeDecorator[datetime]):
+    """UTC in and out. SQLite forgets the zone, and PostgreSQL answers in that of the session."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        return None if value is None else value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None or value.tzinfo is not None:
+            return value and value.astimezone(UTC)
+        return value.replace(tzinfo=UTC)
+
+
+# Not JSONB, which changes numbers and the order of keys: digests must recompute from what is stored.
+_Json = JSON(none_as_null=True)
 _Id = BigInteger().with_variant(Integer(), "sqlite")
-_Name = String(128)
+# Sorted by code point on every server, whatever its language: a page's cursor is a name.
+_Name = String(128).with_variant(String(128, collation="C"), "postgresql")
 _Digest = String(64)
 
 
 def _created() -> list[Column[object]]:
     return [
-        Column("created_at", DateTime(timezone=True), nullable=False),
+        Column("created_at", _Time(), nullable=False),
         Column("created_by", String(128), nullable=False),
     ]
 
@@ -77,7 +99,8 @@ models = Table(
 
 experiments = Table(
     "experiments", metadata,
-    Column("experiment_id", String(32), primary_key=True),
+    Column("id", _Id, primary_key=True),
+    Column("experiment_id", String(32), nullable=False, unique=True),
     Column("dataset_version_id", _Id, ForeignKey("dataset_versions.id"), nullable=False),
     Column("model_id", _Id, ForeignKey("models.id"), nullable=False),
     Column("spec", _Json, nullable=False),
@@ -135,7 +158,7 @@ deployment_events = Table(
     Column("revision_id", _Id, ForeignKey("deployment_revisions.id"), nullable=False),
     Column("state", String(16), nullable=False),
     Column("reason", Text, nullable=False),
-    Column("at", DateTime(timezone=True), nullable=False),
+    Column("at", _Time(), nullable=False),
     Index("ix_deployment_events_revision_id", "revision_id"),
 )  # fmt: skip
 
@@ -147,7 +170,7 @@ alias_events = Table(
     Column("from_version", Integer),
     Column("to_version", Integer),
     Column("reason", Text, nullable=False),
-    Column("at", DateTime(timezone=True), nullable=False),
+    Column("at", _Time(), nullable=False),
     Column("by", String(128), nullable=False),
     Index("ix_alias_events_model_id", "model_id", "alias"),
 )  # fmt: skip
@@ -155,7 +178,7 @@ alias_events = Table(
 audit_log = Table(
     "audit_log", metadata,
     Column("seq", _Id, primary_key=True, autoincrement=False),
-    Column("at", DateTime(timezone=True), nullable=False),
+    Column("at", _Time(), nullable=False),
     Column("actor", String(128), nullable=False),
     Column("action", String(64), nullable=False),
     Column("entity", String(300), nullable=False),

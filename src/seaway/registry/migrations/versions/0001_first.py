@@ -2,7 +2,6 @@
 
 import sqlalchemy as sa
 from alembic import op
-from sqlalchemy.dialects import postgresql
 
 revision = "0001"
 down_revision = None
@@ -10,7 +9,8 @@ branch_labels = None
 depends_on = None
 
 _Id = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
-_Json = sa.JSON(none_as_null=True).with_variant(postgresql.JSONB(none_as_null=True), "postgresql")
+_Json = sa.JSON(none_as_null=True)
+_Name = sa.String(length=128).with_variant(sa.String(length=128, collation="C"), "postgresql")
 
 IMMUTABLE = (
     "dataset_versions", "experiments", "model_versions", "trainings",
@@ -34,7 +34,7 @@ def upgrade() -> None:
     op.create_table(
         "datasets",
         sa.Column("id", _Id, nullable=False),
-        sa.Column("name", sa.String(length=128), nullable=False),
+        sa.Column("name", _Name, nullable=False),
         sa.Column("description", sa.Text(), nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("created_by", sa.String(length=128), nullable=False),
@@ -44,7 +44,7 @@ def upgrade() -> None:
     op.create_table(
         "models",
         sa.Column("id", _Id, nullable=False),
-        sa.Column("name", sa.String(length=128), nullable=False),
+        sa.Column("name", _Name, nullable=False),
         sa.Column("description", sa.Text(), nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("created_by", sa.String(length=128), nullable=False),
@@ -55,7 +55,7 @@ def upgrade() -> None:
         "alias_events",
         sa.Column("id", _Id, nullable=False),
         sa.Column("model_id", _Id, nullable=False),
-        sa.Column("alias", sa.String(length=128), nullable=False),
+        sa.Column("alias", _Name, nullable=False),
         sa.Column("from_version", sa.Integer(), nullable=True),
         sa.Column("to_version", sa.Integer(), nullable=True),
         sa.Column("reason", sa.Text(), nullable=False),
@@ -137,6 +137,7 @@ def upgrade() -> None:
     op.create_index("ix_deployment_events_revision_id", "deployment_events", ["revision_id"], unique=False)
     op.create_table(
         "experiments",
+        sa.Column("id", _Id, nullable=False),
         sa.Column("experiment_id", sa.String(length=32), nullable=False),
         sa.Column("dataset_version_id", _Id, nullable=False),
         sa.Column("model_id", _Id, nullable=False),
@@ -148,7 +149,8 @@ def upgrade() -> None:
             ["dataset_version_id"], ["dataset_versions.id"], name=op.f("fk_experiments_dataset_version_id")
         ),
         sa.ForeignKeyConstraint(["model_id"], ["models.id"], name=op.f("fk_experiments_model_id")),
-        sa.PrimaryKeyConstraint("experiment_id", name=op.f("pk_experiments")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_experiments")),
+        sa.UniqueConstraint("experiment_id", name=op.f("uq_experiments_experiment_id")),
     )
     op.create_index("ix_experiments_model_id", "experiments", ["model_id"], unique=False)
     op.create_table(
@@ -173,21 +175,22 @@ def upgrade() -> None:
 
 
 def _make_immutable() -> None:
-    postgres = op.get_bind().dialect.name == "postgresql"
-    if postgres:
-        op.execute(
-            "create function seaway_immutable() returns trigger language plpgsql as $$ begin "
-            "raise exception 'rows of % never change', TG_TABLE_NAME; end $$"
-        )
-    for table in IMMUTABLE:
-        for change in ("update", "delete"):
-            name = f"{table}_no_{change}"
-            if postgres:
+    if op.get_bind().dialect.name != "postgresql":
+        for table in IMMUTABLE:
+            for change in ("update", "delete"):
                 op.execute(
-                    f"create trigger {name} before {change} on {table} for each row execute function seaway_immutable()"
-                )
-            else:
-                op.execute(
-                    f"create trigger {name} before {change} on {table} begin "
+                    f"create trigger {table}_no_{change} before {change} on {table} begin "
                     f"select raise(abort, 'rows of {table} never change'); end"
                 )
+        return
+    op.execute(
+        "create function seaway_immutable() returns trigger language plpgsql as $$ begin "
+        "raise exception 'rows of % never change', TG_TABLE_NAME; end $$"
+    )
+    for table in IMMUTABLE:
+        # TRUNCATE is no DELETE: it has a trigger of its own, and no rows.
+        for change, each in (("update", "row"), ("delete", "row"), ("truncate", "statement")):
+            op.execute(
+                f"create trigger {table}_no_{change} before {change} on {table} "
+                f"for each {each} execute function seaway_immutable()"
+            )
