@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import random
 import socket
@@ -19,6 +20,7 @@ import msgspec
 import structlog
 import uvicorn
 import uvloop
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from seaway import faults
 from seaway.config import Settings
@@ -34,11 +36,23 @@ _RECONNECT_SECONDS = 0.05
 
 def _uvicorn_config(app: Any, settings: Settings, **more: Any) -> uvicorn.Config:
     return uvicorn.Config(
-        app, loop="uvloop", http="httptools", ws="none", lifespan="off", log_config=None, access_log=False,
+        app, loop="uvloop", http=GatewayProtocol, ws="none", lifespan="off", log_config=None, access_log=False,
         server_header=False, date_header=False, proxy_headers=False, timeout_keep_alive=75,
         timeout_graceful_shutdown=int(settings.drain_seconds) + 1,
         **more,
     )  # fmt: skip
+
+
+class GatewayProtocol(HttpToolsProtocol):
+    """uvicorn's HTTP with our shape of error where a request can't even be parsed."""
+
+    def send_400_response(self, msg: str) -> None:
+        body = json.dumps(
+            {"error": f"{msg.rstrip('.')}: the request line, a header or the framing is broken."}
+        ).encode()
+        head = b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\nconnection: close\r\n"
+        self.transport.write(head + b"content-length: %d\r\n\r\n" % len(body) + body)
+        self.transport.close()
 
 
 class GatewayServer(uvicorn.Server):

@@ -77,6 +77,9 @@ class OnnxSession:
                 raise Cancelled("The run was stopped.") from error
             if "bad_alloc" in str(error) or "Failed to allocate" in str(error):
                 raise InferenceFailed("The model asked for more memory than there is for it.") from error
+            if "Non-zero status code returned while running" in str(error):
+                # It ran on its warm-up inputs: what a node can't compute is this input, dimensions that don't fit say.
+                raise InvalidRequest(f"The model can't compute this input: {_clean(str(error))}") from error
             raise InferenceFailed(f"The model failed: {_clean(str(error))}") from error
         except MemoryError as error:
             raise InferenceFailed("The model asked for more memory than there is for it.") from error

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from seaway.errors import UnsupportedEncoding
+from seaway.errors import InvalidRequest, UnsupportedEncoding
 from seaway.inputs import open_input
 from seaway.inputs.base import Samples, check_rows
 from seaway.packages import read_spec
@@ -177,7 +177,10 @@ class Predictor:
         if "pickle" in kind:
             raise UnsupportedEncoding("Pickles are never read; send JSON.")
         # Whatever else the type says is read as JSON: curl and some clients send a wrong one, or none.
-        return decode_predict(body).inputs
+        request = decode_predict(body)
+        if request.model not in {None, self._model}:
+            raise InvalidRequest(f'"model" in the body is not {self._model!r}, which the path names; leave it out.')
+        return request.inputs
 
     def _prepare_infer(self, payload: Payload, body: bytes | memoryview) -> Prepared:
         signature = self.signature
