@@ -44,7 +44,8 @@ def main() -> int:
 def put_flights(client: Client) -> None:
     """The dataset, the experiment on it, the model version that came of it, and its deployment."""
     dataset = once_ready(lambda: client.add_dataset_version("flights-2013", FLIGHTS / "data")).version
-    size = f"{dataset['n_rows']} flights" if dataset["n_rows"] else f"{dataset['n_bytes'] / 1e6:.1f} MB, kept by content"
+    megabytes = f"{dataset['n_bytes'] / 1e6:.1f} MB, kept by content"
+    size = f"{dataset['n_rows']} flights" if dataset["n_rows"] else megabytes
     print(f"dataset     flights-2013 version {dataset['version']}: {size}")
 
     specification = {**read("experiment.json"), **code_commit()}
