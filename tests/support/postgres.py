@@ -28,8 +28,8 @@ from support.server import wait_until
 MISSING = "The PostgreSQL server programs are missing; `apt-get install postgresql` brings them."
 _START_SECONDS = 30.0
 _STOP_SECONDS = 10.0
-# Nothing here outlives the test run, so nothing needs to be on disk.
-_OPTIONS = ("fsync=off", "synchronous_commit=off", "full_page_writes=off", "listen_addresses=", "max_connections=100")
+# Nothing here outlives the machine, so nothing is forced to its disk. What was acknowledged outlives a killed server.
+_OPTIONS = ("fsync=off", "full_page_writes=off", "listen_addresses=", "max_connections=100")
 
 
 def find_programs() -> Path | None:
@@ -50,8 +50,8 @@ class PostgresServer:
     def __enter__(self) -> Self:
         try:
             self._as: dict[str, Any] = _other_user(self._place)
-            command = [self._programs / "initdb", "--auth=trust", "--username=postgres", "--no-sync", "--encoding=UTF8"]
-            command += ["--locale=C", "--pgdata", self._place / "data"]
+            command = [str(self._programs / "initdb"), "--auth=trust", "--username=postgres", "--no-sync"]
+            command += ["--encoding=UTF8", "--locale=C", "--pgdata", str(self._place / "data")]
             subprocess.run(command, check=True, cwd=self._place, stdout=subprocess.DEVNULL, **self._as)
             self.start()
         except BaseException:
@@ -91,7 +91,7 @@ class PostgresServer:
     def _answers(self) -> bool:
         assert self._process is not None
         assert self._process.poll() is None, (self._place / "log").read_text()
-        with contextlib.suppress(psycopg.OperationalError), psycopg.connect(_conninfo(self.url())):
+        with contextlib.suppress(psycopg.OperationalError), psycopg.connect(connection_string(self.url())):
             return True
         return False
 
@@ -118,18 +118,19 @@ def shared_server_url() -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def new_database(server_url: str) -> Iterator[str]:
-    """The URL of an empty database, dropped at the end."""
+def new_database(server_url: str, template: str = "template0") -> Iterator[str]:
+    """The URL of a new database, dropped at the end: empty, or a copy of `template`, which nobody may be using."""
     name = f"seaway_test_{secrets.token_hex(6)}"
-    with psycopg.connect(_conninfo(server_url), autocommit=True) as connection:
-        connection.execute(f"create database {name} template template0")
+    with psycopg.connect(connection_string(server_url), autocommit=True) as connection:
+        connection.execute(f"create database {name} template {template}")
         try:
             yield make_url(server_url).set(database=name).render_as_string(hide_password=False)
         finally:
             connection.execute(f"drop database {name} with (force)")
 
 
-def _conninfo(url: str) -> str:
+def connection_string(url: str) -> str:
+    """The SQLAlchemy URL as psycopg takes it."""
     plain: URL = make_url(re.sub(r"^postgres(ql)?(\+\w+)?://", "postgresql://", url))
     return plain.render_as_string(hide_password=False)
 

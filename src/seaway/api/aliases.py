@@ -51,9 +51,7 @@ def alias_routes(registry: Registry) -> APIRouter:
         changed = registry.set_alias(name, alias, body.version, actor=actor, reason=body.reason)
         return views.plain(changed)
 
-    @router.delete(
-        "/{alias}", summary="Take an alias away; its history stays", response_model=schemas.ResolvedAlias
-    )
+    @router.delete("/{alias}", summary="Take an alias away; its history stays", response_model=schemas.ResolvedAlias)
     def delete(name: Name, alias: Name, actor: Actor) -> dict[str, Any]:
         registry.delete_alias(name, alias, actor=actor)
         return {"model": name, "name": alias, "version": None}

@@ -64,6 +64,11 @@ def unpack(archive: Path, target: Path, *, limit_bytes: int, max_files: int) -> 
         EOFError, NotImplementedError, RuntimeError, ValueError, OverflowError,
     ) as error:  # fmt: skip
         raise InvalidPackage(f"The archive is damaged or of a kind that isn't read here: {error}.") from error
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        # A damaged table of contents sends the reader to before the beginning of the file.
+        raise InvalidPackage("The archive is damaged: its table of contents points outside of it.") from error
     _hoist(target)
 
 

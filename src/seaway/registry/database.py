@@ -60,9 +60,7 @@ class Database:
             else {"connect_args": _POSTGRES, "pool_pre_ping": True, "isolation_level": "READ COMMITTED"}
         )
         try:
-            self.engine: Engine = create_engine(
-                parsed, pool_timeout=_WAIT_SECONDS, json_serializer=_json, **options
-            )
+            self.engine: Engine = create_engine(parsed, pool_timeout=_WAIT_SECONDS, json_serializer=_json, **options)
         except (NoSuchModuleError, ModuleNotFoundError) as error:
             raise ConfigurationError(
                 f"database_url needs a driver that is not installed ({error}); PostgreSQL comes with seaway[postgres]."

@@ -34,7 +34,6 @@ metadata = MetaData(
 )
 
 
-
 class _Time(TypeDecorator[datetime]):
     """UTC in and out. SQLite forgets the zone, and PostgreSQL answers in that of the session."""
 

@@ -47,9 +47,7 @@ def settings(tmp_path: Path) -> Settings:
 
 
 @pytest.fixture
-async def http(
-    registry: Registry, operations: FakeOperations, settings: Settings
-) -> AsyncIterator[httpx.AsyncClient]:
+async def http(registry: Registry, operations: FakeOperations, settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
     app = management_app(registry, operations, settings)
     # A crash becomes the answer that a caller would see.
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)

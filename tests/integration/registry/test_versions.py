@@ -109,7 +109,9 @@ def test_a_dataset_that_only_calls_itself_a_table_is_a_dataset_of_bytes(registry
 
 
 @pytest.mark.parametrize(
-    "wanted", [2, 0, "3", 2**31, 2**63, 10**30, "9" * 40, "9" * 5000, "nobody", "²", "a\x00b"], ids=lambda wanted: ascii(wanted)[:50]
+    "wanted",
+    [2, 0, "3", 2**31, 2**63, 10**30, "9" * 40, "9" * 5000, "nobody", "²", "a\x00b"],
+    ids=lambda wanted: ascii(wanted)[:50],
 )
 def test_a_model_version_that_does_not_exist_is_not_found(registry: Registry, wanted: int | str) -> None:
     add_model(registry, b"weights")
