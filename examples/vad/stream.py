@@ -7,6 +7,7 @@ answer brings goes into the next request, so that any worker can take any piece,
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import wave
 from collections.abc import Callable, Iterator
@@ -89,6 +90,16 @@ def _read_tensors(answer: httpx.Response) -> dict[str, Array]:
     return outputs
 
 
+@contextlib.contextmanager
+def _server(url: str) -> Iterator[httpx.Client]:
+    """The server as a client; ends the program with a sentence when nobody answers."""
+    try:
+        with httpx.Client(base_url=url, timeout=10) as client:
+            yield client
+    except httpx.TransportError as error:
+        raise SystemExit(f"No Seaway server answers at {url}; start one with `seaway serve`.") from error
+
+
 def _checked(answer: httpx.Response) -> httpx.Response:
     if answer.is_error:
         raise SystemExit(f"{answer.status_code}: {answer.json()['error']}")
@@ -121,7 +132,7 @@ def main() -> None:
     parser.add_argument("--url", default="http://localhost:8080")
     parser.add_argument("--protocol", choices=PROTOCOLS, default="predict")
     arguments = parser.parse_args()
-    with httpx.Client(base_url=arguments.url, timeout=10) as client:
+    with _server(arguments.url) as client:
         probabilities = listen(client, read_wav(arguments.sound), PROTOCOLS[arguments.protocol])
     print("".join(" .:-=+*#%@"[int(probability * 9.99)] for probability in probabilities))
     for start, end in spoken(probabilities):

@@ -28,6 +28,6 @@ def resolve(kind: str, name: str, table: Mapping[str, str]) -> Any:
     except ModuleNotFoundError as error:
         raise ConfigurationError(
             f"The {kind} {name!r} needs the Python package {error.name!r}, which is not installed; "
-            f"install Seaway with the extra that brings it (see `pip install 'seaway[all]'` in the docs)."
+            f"`pip install '.[all]'` in Seaway's directory brings it and the other extras; no restart is needed."
         ) from error
     return getattr(module, attribute)

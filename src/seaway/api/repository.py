@@ -80,8 +80,8 @@ def repository_routes(registry: Registry, operations: Operations) -> APIRouter:
         operations.wake()
         settled = await operations.settled(revision.id, _LOAD_SECONDS)
         if settled.state != "ready":
-            why = settled.state_reason.rstrip(".") or f"it did not get ready within {_LOAD_SECONDS:g} s"
-            raise Unavailable(f"Version {settled.arms[0].version} of {model!r} is {settled.state}: {why}.")
+            why = settled.state_reason.rstrip(".") or f"it is {settled.state} after {_LOAD_SECONDS:g} s"
+            raise Unavailable(f"Version {settled.arms[0].version} of {model!r} did not get ready: {why}.")
         return {}
 
     @router.post(

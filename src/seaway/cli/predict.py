@@ -39,6 +39,8 @@ def predict(
         prediction = call.client.predict_image(model, values.read_file(inputs[1:]), kind, version=version)
     else:
         value = text if inputs is None else values.read_json(inputs, "The input")
+        if isinstance(value, dict) and value.keys() == {"inputs"}:
+            value = value["inputs"]  # a whole body of /predict, as curl sends it
         prediction = call.client.predict(model, value, version=version)
     call.show(prediction.answer, lambda _: _print(prediction))
 

@@ -25,8 +25,8 @@ Event = MutableMapping[str, Any]
 _LONGEST_VALUE = 8_192
 _LONGEST_TRACEBACK = 32_768
 _FIRST = ("ts", "level", "event", "role")
-# Libraries that would write a line for each request; `request.finished` says it once, at debug level.
-_QUIET = ("uvicorn.access", "httpx", "httpcore")
+# Libraries that would write a line for each request, or a dozen at each start, of what our own lines say.
+_QUIET = ("uvicorn.access", "uvicorn.error", "alembic", "httpx", "httpcore")
 
 
 def configure(
@@ -46,17 +46,20 @@ def configure(
     """
     stream = stream or sys.stderr
     number = logging.getLevelNamesMapping()[level.upper()]
+    # Who wants little on the terminal still finds what happened in the file.
+    lowest = min(number, logging.INFO) if file is not None else number
     as_text = format == "text" or (format == "auto" and stream.isatty())
     structlog.configure(
         processors=[
             structlog.stdlib.PositionalArgumentsFormatter(),
             structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
         ],
-        wrapper_class=structlog.make_filtering_bound_logger(number),
+        wrapper_class=structlog.make_filtering_bound_logger(lowest),
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(stream)
+    handler.setLevel(number)
     handler.setFormatter(formatter(role, as_text=as_text, about=about))
     root = logging.getLogger()
     root.handlers = [handler]
@@ -66,7 +69,7 @@ def configure(
         shared = logging.handlers.WatchedFileHandler(file, delay=True)
         shared.setFormatter(formatter(role, about=about))
         root.addHandler(shared)
-    root.setLevel(number)
+    root.setLevel(lowest)
     for name in ("uvicorn", "uvicorn.error", *_QUIET):
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [], True

@@ -28,7 +28,11 @@ async def test_a_deployment_is_asked_for_and_the_server_woken(
     assert (operations.wakes, operations.waited) == (1, [])
 
 
-@pytest.mark.parametrize(("wanted", "version"), [(None, 2), (1, 1), ("1", 1), ("champion", 1)])
+@pytest.mark.parametrize(
+    ("wanted", "version"),
+    [(None, 2), (1, 1), ("1", 1), ("champion", 1)],
+    ids=["newest", "number", "number as text", "alias"],
+)
 async def test_a_version_is_wanted_by_number_by_alias_or_as_the_newest(
     wanted: int | str | None, version: int, http: httpx.AsyncClient, filled: Registry
 ) -> None:

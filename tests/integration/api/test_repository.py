@@ -40,7 +40,7 @@ async def test_a_load_that_fails_says_why(
     operations.becomes, operations.reason = "failed", "No memory."
     answer = await http.post(f"{REPOSITORY}/models/scale/load", json={})
     assert answer.status_code == 503
-    assert answer.json() == {"error": "Version 2 of 'scale' is failed: No memory."}
+    assert answer.json() == {"error": "Version 2 of 'scale' did not get ready: No memory."}
 
 
 async def test_unloading_undeploys(http: httpx.AsyncClient, filled: Registry) -> None:

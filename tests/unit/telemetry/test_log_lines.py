@@ -109,14 +109,14 @@ def test_lines_below_the_level_are_not_written() -> None:
 
 def test_other_libraries_speak_the_same_way() -> None:
     output = Output()
-    logging.getLogger("uvicorn.error").info("Started server process [%d]", 7)
+    logging.getLogger("sqlalchemy.pool").warning("Connection %d was invalid", 7)
     logging.getLogger("alembic.runtime").warning("odd", extra={"revision": "abc"})
     with warnings.catch_warnings():
         warnings.simplefilter("always")
         warnings.warn("careful", stacklevel=1)
 
-    started, odd, careful = output.lines
-    assert (started["event"], started["logger"]) == ("Started server process [7]", "uvicorn.error")
+    first, odd, careful = output.lines
+    assert (first["event"], first["logger"]) == ("Connection 7 was invalid", "sqlalchemy.pool")
     assert (odd["level"], odd["revision"]) == ("warning", "abc")
     assert (careful["level"], careful["logger"]) == ("warning", "py.warnings")
 
