@@ -105,7 +105,7 @@ def _compare(value: Any, schema: dict[str, Any], schemas: dict[str, Any], place:
         for item in value:
             _compare(item, schema["items"], schemas, place)
     elif "properties" in schema:
-        assert set(schema["required"]) <= set(value), place
+        assert set(schema.get("required", [])) <= set(value), place
         assert schema.get("additionalProperties") or set(value) <= set(schema["properties"]), place
-        for name, one in schema["properties"].items():
-            _compare(value[name], one, schemas, f"{place} {name}")
+        for name in schema.get("required", []):
+            _compare(value[name], schema["properties"][name], schemas, f"{place} {name}")
