@@ -37,7 +37,7 @@ def test_an_experiment_s_id_is_what_anyone_can_compute() -> None:
 
 
 def test_parts_that_differ_give_ids_that_differ() -> None:
-    specs = [{"a": 1}, {"a": 1.0}, {"a": "1"}, {"a": True}, {"a": None}, {"b": 1}, {}]
+    specs: list[dict[str, object]] = [{"a": 1}, {"a": 1.0}, {"a": "1"}, {"a": True}, {"a": None}, {"b": 1}, {}]
     assert len({spec_digest(spec) for spec in specs}) == len(specs)
 
 
