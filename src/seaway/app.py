@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import random
+import select
 import socket
 import sys
 from pathlib import Path
@@ -60,6 +61,14 @@ class GatewayServer(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop accepting, answer each connection's next request with `Connection: close`, then close the idle ones."""
+        waiting = select.poll()
+        for sock in sockets or []:
+            waiting.register(sock, select.POLLIN)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LAME_DUCK_SECONDS):
+                # A connection that the kernel has taken would be reset when the listener closes: accept it first.
+                while waiting.poll(0):  # noqa: ASYNC110 - the event loop accepts meanwhile
+                    await asyncio.sleep(0.001)
         for server in self.servers:
             server.close()
         for sock in sockets or []:

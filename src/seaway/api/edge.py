@@ -84,7 +84,8 @@ class ControlProxy:
 
     def __init__(self, app: ASGIApp, control_socket: str) -> None:
         self._app = app
-        transport = httpx.AsyncHTTPTransport(uds=control_socket, limits=httpx.Limits(max_keepalive_connections=4))
+        # A connection for each request: a kept one may be closed by control just when the next request is sent on it.
+        transport = httpx.AsyncHTTPTransport(uds=control_socket, limits=httpx.Limits(max_keepalive_connections=0))
         self._client = httpx.AsyncClient(transport=transport, base_url="http://control", timeout=None)  # noqa: S113 - control has its own
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

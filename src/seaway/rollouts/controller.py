@@ -220,7 +220,14 @@ class Controller:
             if worker.drain_at is not None and now - worker.drain_at > self._settings.drain_seconds + 2
         ]
         for worker_id in {*overdue, *(worker_id for step in plans.values() for worker_id in step.kill)}:
-            self.fleet.kill(worker_id)
+            self.fleet.kill(worker_id, expected=self._is_superseded(worker_id))
+
+    def _is_superseded(self, worker_id: str) -> bool:
+        """Whether a newer revision made this worker useless: its end is then nobody's failure."""
+        config = self.fleet.workers[worker_id].config
+        wish = self._wishes.get(config.model)
+        wanted = {r.id for r in (wish.desired, wish.fallback) if r is not None} if wish else set()
+        return config.revision not in wanted
 
     def _kept_warm(self, worker_id: str, now: float) -> bool:
         return self._warm_until.get(self.fleet.workers[worker_id].config.revision, 0.0) > now

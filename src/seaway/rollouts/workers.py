@@ -101,7 +101,10 @@ class WorkerFleet:
         self._tell("spawn", config=config)
         self._add(config, pid=0)
 
-    def kill(self, worker_id: str) -> None:
+    def kill(self, worker_id: str, *, expected: bool = False) -> None:
+        """End a worker at once; `expected`: its death is no failure."""
+        if expected:
+            self.workers[worker_id].phase = Phase.DRAINING
         self._tell("signal", worker_id=worker_id, number=int(signal.SIGKILL))
 
     def drain(self, worker_id: str) -> None:

@@ -175,30 +175,35 @@ class Worker:
             self._phase = "draining"
 
     def _load(self) -> None:
-        """Verify, load and warm up. Called in a thread of its own, so that control gets answers meanwhile."""
-        config = self._config
+        """Load, then say ready or failed. Called in a thread of its own, so that control gets answers meanwhile."""
         try:
-            started = time.monotonic()
-            verify(config.package, config.manifest)
-            predictor = Predictor.open(
-                config.package, model=config.model, version=config.version, max_body_bytes=config.max_body_bytes
-            )
-            predictor.warm_up()
-            log.info("worker.loaded", seconds=round(time.monotonic() - started, 3), engines=config.engines)
+            self._start_engines(self._open())
         except SeawayError as error:
             self._set_phase("failed", str(error))
-            return
         except Exception as error:  # outermost frame of the thread; the reason goes to the deployment
             log.exception("worker.load_failed")
             self._set_phase("failed", f"The version could not be loaded: {type(error).__name__}: {error}")
-            return
+        else:
+            self._set_phase("ready", "")
+
+    def _open(self) -> Predictor:
+        config = self._config
+        started = time.monotonic()
+        verify(config.package, config.manifest)
+        predictor = Predictor.open(
+            config.package, model=config.model, version=config.version, max_body_bytes=config.max_body_bytes
+        )
+        predictor.warm_up()
+        log.info("worker.loaded", seconds=round(time.monotonic() - started, 3), engines=config.engines)
         faults.point("worker.loaded")
-        self._engines = [Engine(number) for number in range(config.engines)]
+        return predictor
+
+    def _start_engines(self, predictor: Predictor) -> None:
+        self._engines = [Engine(number) for number in range(self._config.engines)]
         for engine in self._engines:
             threading.Thread(
                 target=self._work, args=(engine, predictor), name=f"engine-{engine.number}", daemon=True
             ).start()
-        self._set_phase("ready", "")
 
     def _set_phase(self, phase: str, reason: str) -> None:
         if self._draining_since is None:
