@@ -141,6 +141,8 @@ class ServingSettings:
     processes: int | None = None
     max_queue_size: int | None = None
     timeout_seconds: float | None = None
+    placement: str | None = None
+    """auto, inline (in the gateway) or worker."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,6 +258,18 @@ class WorkerAddress:
 
 
 @dataclass(frozen=True, slots=True)
+class InlineSpec:
+    """Leave to run a version inside the gateway, within these bounds; what exceeds them goes to its workers."""
+
+    package: str
+    """Directory with the version's files, which a worker has verified."""
+    max_body_bytes: int
+    max_rows: int
+    budget_ns: int
+    """Thread CPU time that one request may cost; a version that keeps exceeding it is moved out."""
+
+
+@dataclass(frozen=True, slots=True)
 class ServedVersion:
     """A version that answers now, with everything a gateway needs to route to it and describe it."""
 
@@ -273,6 +287,8 @@ class ServedVersion:
     timeout_seconds: float
     max_batch_size: int = MAX_BATCH_SIZE
     """Samples that one request may carry."""
+    inline: InlineSpec | None = None
+    """None: workers answer everything."""
 
 
 @dataclass(frozen=True, slots=True)
