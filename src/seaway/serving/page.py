@@ -1,8 +1,10 @@
-"""A worker's shared page: how much waits, and which request each engine runs, readable after the worker's death.
+"""A worker's shared page: how much each gateway has sent it, and which request each engine runs.
 
-Written by the worker only, read by every gateway. 8-byte words: queued, running, average run time in ns, then two
-words for each engine: gateway index + 1 (0: idle) and request id. The id is stored before the index and the index
-cleared first, so a reader never takes a half-written slot for a running request.
+Every gateway and control reads it, also after the worker's death. 8-byte words, each with one writer: queued, running
+and average run time in ns (worker); then for each gateway its unanswered requests (that gateway; the worker clears the
+word when the gateway's connection ends); then two words for each engine (worker): gateway index + 1 (0: idle) and
+request id. The id is stored before the index and the index cleared first, so a reader never takes a half-written slot
+for a running request.
 """
 
 from __future__ import annotations
@@ -11,7 +13,9 @@ import mmap
 import os
 from pathlib import Path
 
-_QUEUED, _RUNNING, _RUN_NS, _FIRST = 0, 1, 2, 8
+MAX_GATEWAYS = 64
+_QUEUED, _RUNNING, _RUN_NS, _SENT = 0, 1, 2, 8
+_FIRST = _SENT + MAX_GATEWAYS
 
 
 class WorkerPage:
@@ -46,8 +50,17 @@ class WorkerPage:
 
     @property
     def load(self) -> int:
-        """Requests that wait or run in the worker, from all gateways."""
-        return self._words[_QUEUED] + self._words[_RUNNING]
+        """Requests that wait or run in the worker, or are on their way to it, from all gateways."""
+        return sum(self._words[_SENT:_FIRST])
+
+    @property
+    def busy(self) -> bool:
+        """Whether the worker has anything to do, as it knows itself."""
+        return self._words[_QUEUED] + self._words[_RUNNING] > 0
+
+    def set_sent(self, gateway: int, unanswered: int) -> None:
+        """Store how many requests of `gateway` are unanswered. Called in that gateway, and by the worker with 0."""
+        self._words[_SENT + gateway] = unanswered
 
     @property
     def queued(self) -> int:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
+import structlog
 
 from seaway.errors import (
     Cancelled,
@@ -23,21 +25,22 @@ from seaway.serving.router import Router, sticky_point
 from seaway.telemetry.page import MetricsPage, Timings
 from seaway.types import RoutingTable, ServedVersion
 
+log = structlog.get_logger()
+
 PoolKey = tuple[str, int, int]
 
 _ROUTING_ATTEMPTS = 3
 """A version may be retired between choosing it and reaching it; twice in a row is bad luck, three times is churn."""
 
 
-@dataclass(frozen=True, slots=True)
-class InferCall:
+class InferCall(msgspec.Struct, frozen=True):
     """One prediction as the edge hands it over; the body stays raw until a worker reads it."""
 
     model: str
     version: str | None
     protocol: str
     """predict or infer"""
-    body: bytes
+    body: bytes | bytearray
     timeout_seconds: float | None = None
     """None: the deployment's default."""
     key: str | None = None
@@ -48,14 +51,17 @@ class InferCall:
     accept_encoding: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Prediction:
+class Prediction(msgspec.Struct, frozen=True):
     """An answer, ready for the edge to write."""
 
     result: Result
     served: ServedVersion
     prediction_id: str
     total_ns: int
+
+
+Done = Callable[[Prediction | SeawayError], None]
+"""Gets the one end of a request: its answer or what went wrong."""
 
 
 def outcome_of(error: BaseException) -> str:
@@ -76,6 +82,88 @@ _OUTCOMES: tuple[tuple[type[BaseException], str], ...] = (
     (Unavailable, "unavailable"),
     (SeawayError, "failed"),
 )
+
+
+class Flight:
+    """One request from the edge's call to its end, which `done` gets exactly once and the metrics count once."""
+
+    __slots__ = ("_attempts", "_call", "_done", "_plane", "_pool", "_request", "_served", "_started", "prediction_id")
+
+    def __init__(self, plane: DataPlane, request: InferCall, done: Done, started: int) -> None:
+        self.prediction_id = ""
+        self._plane = plane
+        self._request = request
+        self._done: Done | None = done
+        self._started = started
+        self._served: ServedVersion | None = None
+        self._pool: Pool | None = None
+        self._call: Call | None = None
+        self._attempts = 0
+
+    @property
+    def over(self) -> bool:
+        return self._done is None
+
+    def cancel(self) -> None:
+        """The caller has left: nobody waits any more, here and in the worker. Counted, but `done` isn't called."""
+        if self._done is None:
+            return
+        self._done = None
+        self._plane.count(self._served, "cancelled", None, time.monotonic_ns() - self._started)
+        if self._call is not None and self._pool is not None:
+            self._call.settled = True
+            self._pool.cancel(self._call)
+
+    def launch(self) -> None:
+        """Choose a version and send the request to it; again when that version is retired meanwhile."""
+        request = self._request
+        try:
+            while self._attempts < _ROUTING_ATTEMPTS:
+                self._attempts += 1
+                served = self._served = self._plane.resolve(request.model, request.version, request.key)
+                try:
+                    self._submit(served, request)
+                except Rerouted:
+                    continue
+                return
+            raise Unavailable(f"Model {request.model!r} is being replaced; retry in a moment.")  # noqa: TRY301 - ends here
+        except SeawayError as error:
+            self._end(error)
+
+    def _submit(self, served: ServedVersion, request: InferCall) -> None:
+        plane = self._plane
+        self.prediction_id = prediction_id = plane.new_prediction_id(served)
+        timeout = served.timeout_seconds if request.timeout_seconds is None else request.timeout_seconds
+        meta = messages.Predict(
+            prediction_id, request.protocol, request.header_length,
+            request.content_type, request.content_encoding, request.accept_encoding,
+        )  # fmt: skip
+        deadline = self._started + int(timeout * 1e9)
+        self._call = Call(plane.new_request_id(), deadline, meta, request.body, self._settled)
+        self._pool = plane.pool(served)
+        self._pool.submit(self._call)
+
+    def _settled(self, outcome: Result | SeawayError) -> None:
+        """The pool's answer. Called by the event loop."""
+        if self._done is None:
+            return
+        if isinstance(outcome, Rerouted):
+            self.launch()
+        else:
+            self._end(outcome)
+
+    def _end(self, outcome: Result | SeawayError) -> None:
+        done, self._done = self._done, None
+        served, total = self._served, time.monotonic_ns() - self._started
+        if done is None:
+            return
+        if isinstance(outcome, SeawayError):
+            self._plane.count(served, outcome_of(outcome), None, total)
+            done(outcome)
+            return
+        assert served is not None  # noqa: S101 - narrows the type: an answer comes from a version
+        self._plane.count(served, "ok", outcome.answer, total)
+        done(Prediction(outcome, served, self.prediction_id, total))
 
 
 class DataPlane:
@@ -120,68 +208,63 @@ class DataPlane:
             raise Unavailable("This gateway has no routing table yet; retry in a moment.")
         return self.router.resolve(model, version, sticky_point(key, model) if key is not None else self._random())
 
+    def start(self, request: InferCall, done: Done) -> Flight:
+        """Send a request on its way. `done` gets its end, at the earliest before this returns."""
+        flight = Flight(self, request, done, time.monotonic_ns())
+        flight.launch()
+        return flight
+
     async def predict(self, request: InferCall, left: Callable[[], Any] | None = None) -> Prediction:
         """Answer one request; `left` gives an awaitable that ends when the caller has gone.
 
-        Raises the SeawayError that happened; every end is counted once, here.
+        Raises the SeawayError that happened.
         """
-        started = time.monotonic_ns()
-        served: ServedVersion | None = None
-        try:
-            for _ in range(_ROUTING_ATTEMPTS):
-                served = self.resolve(request.model, request.version, request.key)
-                prediction_id, call = self._call(request, served, started)
-                pool = self._pools[served.model, served.version, served.revision]
-                try:
-                    pool.submit(call)
-                    result = await self._wait(pool, call, left)
-                except Rerouted:
-                    continue
-                total = time.monotonic_ns() - started
-                self._count(served, "ok", result.answer, total)
-                return Prediction(result, served, prediction_id, total)
-            message = f"Model {request.model!r} is being replaced; retry in a moment."
-            raise Unavailable(message)  # noqa: TRY301 - counted below like every other end
-        except BaseException as error:
-            self._count(served, outcome_of(error), None, time.monotonic_ns() - started)
-            raise
+        future: asyncio.Future[Prediction | SeawayError] = asyncio.get_running_loop().create_future()
 
-    def _call(self, request: InferCall, served: ServedVersion, started: int) -> tuple[str, Call]:
-        self._next_id += 1
-        self._counter += 1
-        timeout = served.timeout_seconds if request.timeout_seconds is None else request.timeout_seconds
-        now_ms = int(time.time() * 1000)  # noqa: TID251 - the id tells people the time of day
-        parts = ids.PredictionId(now_ms, served.revision, served.arm, self.index, self._counter)
-        prediction_id = ids.encode(parts)
-        meta = messages.Predict(
-            prediction_id, request.protocol, request.header_length,
-            request.content_type, request.content_encoding, request.accept_encoding,
-        )  # fmt: skip
-        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-        return prediction_id, Call(self._next_id, started + int(timeout * 1e9), meta, request.body, future)
+        def done(outcome: Prediction | SeawayError) -> None:
+            if not future.done():
+                future.set_result(outcome)
 
-    async def _wait(self, pool: Pool, call: Call, left: Callable[[], Any] | None) -> Result:
-        """The call's result; Cancelled as soon as the caller has left."""
+        flight = self.start(request, done)
         try:
-            if left is None:
-                return await call.future
-            # Most answers are here within this time, and then nobody needs to watch whether the caller is.
-            await asyncio.wait({call.future}, timeout=0.02)
-            if not call.future.done():
-                watcher = asyncio.ensure_future(left())
-                try:
-                    await asyncio.wait({call.future, watcher}, return_when=asyncio.FIRST_COMPLETED)
-                finally:
-                    watcher.cancel()
-            if not call.future.done():
-                raise Cancelled("The caller left before the answer came.")
-            return call.future.result()
+            outcome = await self._wait(future, left)
         finally:
-            if not call.future.done():
-                pool.cancel(call)
-                call.future.cancel()
+            flight.cancel()
+        if isinstance(outcome, SeawayError):
+            raise outcome
+        return outcome
 
-    def _count(self, served: ServedVersion | None, outcome: str, answer: messages.Answer | None, total_ns: int) -> None:
+    async def _wait(
+        self, future: asyncio.Future[Prediction | SeawayError], left: Callable[[], Any] | None
+    ) -> Prediction | SeawayError:
+        """The outcome; Cancelled as soon as the caller has left."""
+        if left is None:
+            return await future
+        # Most answers are here within this time, and then nobody needs to watch whether the caller is.
+        await asyncio.wait({future}, timeout=0.02)
+        if not future.done():
+            watcher = asyncio.ensure_future(left())
+            try:
+                await asyncio.wait({future, watcher}, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                watcher.cancel()
+        return future.result() if future.done() else Cancelled("The caller left before the answer came.")
+
+    # ------------------------------------------------------------------ what a flight needs
+
+    def pool(self, served: ServedVersion) -> Pool:
+        return self._pools[served.model, served.version, served.revision]
+
+    def new_request_id(self) -> int:
+        self._next_id += 1
+        return self._next_id
+
+    def new_prediction_id(self, served: ServedVersion) -> str:
+        self._counter += 1
+        now_ms = int(time.time() * 1000)  # noqa: TID251 - the id tells people the time of day
+        return ids.encode(ids.PredictionId(now_ms, served.revision, served.arm, self.index, self._counter))
+
+    def count(self, served: ServedVersion | None, outcome: str, answer: messages.Answer | None, total_ns: int) -> None:
         """Record one finished request: the only place where predictions are counted."""
         series = self._page.series(served.model, served.version) if served else self._page.series("", 0)
         if answer is None:

@@ -27,6 +27,11 @@ from seaway.types import ServedVersion, WorkerAddress
 
 log = structlog.get_logger()
 
+_JOINED_BYTES = 1 << 14
+"""Below this size a copy is cheaper than a second buffer."""
+_TICK_SECONDS = 0.02
+"""How late a deadline may be noticed."""
+
 
 class Rerouted(SeawayError):
     """The version was retired before this request reached a worker; the caller chooses again."""
@@ -37,25 +42,27 @@ class Result:
     """A worker's answer: what it says, and the bytes to send on."""
 
     answer: messages.Answer
-    body: bytes
+    body: bytes | memoryview
+    """Valid until `done` returns: a view into what the stream has read."""
 
 
 @dataclass(slots=True, eq=False)
 class Call:
-    """A request on its way. `future` gives a Result, or raises a SeawayError."""
+    """A request on its way. `done` is called exactly once: with a Result, or with the SeawayError that happened."""
 
     request_id: int
     deadline_ns: int
     meta: messages.Predict
-    body: bytes
-    future: asyncio.Future[Result]
+    body: bytes | bytearray
+    done: Callable[[Result | SeawayError], None]
     channel: Channel | None = None
-    timer: asyncio.TimerHandle | None = None
     retried: bool = False
+    settled: bool = False
 
-    def fail(self, error: SeawayError) -> None:
-        if not self.future.done():
-            self.future.set_exception(error)
+    def settle(self, outcome: Result | SeawayError) -> None:
+        if not self.settled:
+            self.settled = True
+            self.done(outcome)
 
 
 class Channel(asyncio.Protocol):
@@ -77,8 +84,8 @@ class Channel(asyncio.Protocol):
 
     @property
     def load(self) -> int:
-        """Requests in the worker, as far as known: its own count lags behind what this gateway has just sent."""
-        return max(self.page.load, len(self.calls))
+        """Unanswered requests of all gateways in this worker."""
+        return self.page.load
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
@@ -89,15 +96,20 @@ class Channel(asyncio.Protocol):
         assert self._transport is not None, "the pool sends to open channels only"  # noqa: S101 - would lose the request
         self.calls[call.request_id] = call
         call.channel = self
+        self.page.set_sent(self._gateway, len(self.calls))
         head = messages.pack(
             messages.PREDICT, call.meta,
             request_id=call.request_id, deadline_ns=call.deadline_ns, size=len(call.body),
         )  # fmt: skip
-        self._transport.writelines([head, call.body])
+        if len(call.body) < _JOINED_BYTES:
+            self._transport.write(head + call.body)
+        else:
+            self._transport.writelines([head, call.body])
 
     def cancel(self, call: Call) -> None:
         """Forget a call and tell the worker that nobody waits for it."""
         if self.calls.pop(call.request_id, None) is not None and self._transport is not None:
+            self.page.set_sent(self._gateway, len(self.calls))
             self._transport.write(messages.pack(messages.CANCEL, request_id=call.request_id))
         self._close_if_done()
 
@@ -113,16 +125,17 @@ class Channel(asyncio.Protocol):
 
     def _settle(self, frame: messages.Frame) -> None:
         call = self.calls.pop(frame.request_id, None)
-        if call is None or call.future.done():
+        if call is None:
             return
+        self.page.set_sent(self._gateway, len(self.calls))
         answer = messages.decode_answer(frame.meta)
         if answer.error is None:
-            call.future.set_result(Result(answer, bytes(frame.body)))
+            call.settle(Result(answer, frame.body))
             return
         error = from_code(*answer.error)
         if isinstance(error, Overloaded):
             error.retry_after_seconds = answer.retry_after_seconds
-        call.future.set_exception(error)
+        call.settle(error)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
@@ -156,6 +169,8 @@ class Pool:
         self._channels: dict[str, Channel] = {}
         self._pending: deque[Call] = deque()
         self._retired = False
+        self._retiring: set[Channel] = set()
+        self._tick: asyncio.TimerHandle | None = None
 
     @property
     def in_flight(self) -> int:
@@ -168,6 +183,7 @@ class Pool:
         for worker_id, channel in list(self._channels.items()):
             if worker_id not in wanted:
                 del self._channels[worker_id]
+                self._retiring.add(channel)
                 channel.retire()
         loop = asyncio.get_running_loop()
         for worker_id, address in wanted.items():
@@ -190,24 +206,30 @@ class Pool:
         """No new requests: what runs finishes, what no worker has seen goes elsewhere."""
         self._retired = True
         for channel in self._channels.values():
+            self._retiring.add(channel)
             channel.retire()
         self._channels.clear()
         while self._pending:
-            self._pending.popleft().fail(Rerouted("The version was replaced."))
+            self._pending.popleft().settle(Rerouted("The version was replaced."))
 
     def submit(self, call: Call) -> None:
         """Send to the least loaded worker; without one, wait for the replacement. Raises Rerouted or Overloaded."""
         if self._retired:
             raise Rerouted("The version was replaced.")
+        served = self.served
         if not self._channels:
-            if len(self._pending) >= self.served.max_queue_size:
-                raise Overloaded(f"{len(self._pending)} requests wait for {self.served.model} already; retry later.")
+            if len(self._pending) >= served.max_queue_size:
+                raise Overloaded(f"{len(self._pending)} requests wait for {served.model} already; retry later.")
             self._pending.append(call)
         else:
-            self._least_loaded().send(call)
-        delay = (call.deadline_ns - time.monotonic_ns()) / 1e9
-        call.timer = asyncio.get_running_loop().call_later(delay, self._expire, call)
-        call.future.add_done_callback(lambda _: call.timer.cancel() if call.timer else None)
+            channel = self._least_loaded()
+            if len(channel.calls) >= served.max_queue_size + channel.address.engines:
+                raise Overloaded(
+                    f"{len(channel.calls)} requests wait for {served.model} already (max_queue_size); retry later."
+                )
+            channel.send(call)
+        if self._tick is None:
+            self._tick = asyncio.get_running_loop().call_later(_TICK_SECONDS, self._expire)
 
     def cancel(self, call: Call) -> None:
         """The caller left or ran out of time: forget the call wherever it is."""
@@ -217,9 +239,23 @@ class Pool:
             with contextlib.suppress(ValueError):
                 self._pending.remove(call)
 
-    def _expire(self, call: Call) -> None:
-        self.cancel(call)
-        call.fail(DeadlineExceeded("The request's time was over before its answer came."))
+    def _expire(self) -> None:
+        """Answer the calls whose time is over; a timer for each call would cost more than the call."""
+        now = time.monotonic_ns()
+        calls = [*self._pending]
+        for channel in self._everyone():
+            calls += channel.calls.values()
+        for call in calls:
+            if call.deadline_ns < now:
+                self.cancel(call)
+                call.settle(DeadlineExceeded("The request's time was over before its answer came."))
+        busy = self._pending or any(channel.calls for channel in self._everyone())
+        self._tick = asyncio.get_running_loop().call_later(_TICK_SECONDS, self._expire) if busy else None
+
+    def _everyone(self) -> list[Channel]:
+        """All workers that may still answer, those that get nothing new among them."""
+        self._retiring = {channel for channel in self._retiring if channel.open}
+        return [*self._channels.values(), *self._retiring]
 
     def _least_loaded(self) -> Channel:
         channels = list(self._channels.values())
@@ -228,7 +264,7 @@ class Pool:
     def _flush(self) -> None:
         while self._pending and self._channels:
             call = self._pending.popleft()
-            if not call.future.done():
+            if not call.settled:
                 self._least_loaded().send(call)
 
     def _on_lost(self, channel: Channel) -> None:
@@ -239,17 +275,17 @@ class Pool:
             return
         running = channel.running()
         again: list[Call] = []
-        for call in channel.calls.values():
+        for call in list(channel.calls.values()):
             call.channel = None
             if call.request_id in running or call.retried:
-                call.fail(
+                call.settle(
                     WorkerLost(
                         f"The worker process of {self.served.model} died while it ran this request; "
                         "it is not tried again in case the request is the cause."
                     )
                 )
             elif self._retired:
-                call.fail(Rerouted("The version was replaced."))
+                call.settle(Rerouted("The version was replaced."))
             else:
                 call.retried = True
                 again.append(call)

@@ -125,10 +125,26 @@ def served(*workers: ScriptedWorker, max_queue_size: int = 4) -> ServedVersion:
     return ServedVersion("m", 1, 1, 0, 10_000, Signature((), ()), "onnx", addresses, max_queue_size, 30.0)
 
 
-def call(number: int, *, seconds: float = 5.0, body: bytes = b"{}") -> Call:
+class Waiting(Call):
+    """A call whose outcome can be awaited."""
+
+    future: asyncio.Future[Result]
+
+
+def call(number: int, *, seconds: float = 5.0, body: bytes = b"{}") -> Waiting:
     meta = messages.Predict("id", "predict", None, "", "", "")
     future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-    return Call(number, time.monotonic_ns() + int(seconds * 1e9), meta, body, future)
+
+    def done(outcome: Result | SeawayError) -> None:
+        assert not future.done() or future.cancelled(), "a call ended twice"
+        if isinstance(outcome, Result):
+            future.set_result(Result(outcome.answer, bytes(outcome.body)))
+        elif not future.cancelled():
+            future.set_exception(outcome)
+
+    one = Waiting(number, time.monotonic_ns() + int(seconds * 1e9), meta, body, done)
+    one.future = future
+    return one
 
 
 async def test_an_answer_reaches_its_own_caller_whatever_the_order(stage: Stage) -> None:
@@ -264,7 +280,7 @@ async def _interleave(  # noqa: C901 - one branch for each step of the scenario
 ) -> None:
     worker = await stage.worker()
     pool = await stage.pool(worker, max_queue_size=100)
-    calls: dict[int, Call] = {}
+    calls: dict[int, Waiting] = {}
     alive = True
     for step in [*steps, "replace", "tick"]:
         if step == "submit":
@@ -274,6 +290,7 @@ async def _interleave(  # noqa: C901 - one branch for each step of the scenario
         elif step == "cancel" and calls:
             one = next(reversed(calls.values()))
             if not one.future.done():
+                one.settled = True
                 pool.cancel(one)
                 one.future.cancel()
         elif step == "answer" and alive and not worker.frames.empty():
