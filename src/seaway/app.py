@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
 import random
-import select
 import socket
 import sys
 from pathlib import Path
@@ -21,7 +19,6 @@ import msgspec
 import structlog
 import uvicorn
 import uvloop
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from seaway import faults
 from seaway.config import Settings
@@ -31,58 +28,22 @@ from seaway.types import RoutingTable
 
 log = structlog.get_logger()
 
-_LAME_DUCK_SECONDS = 0.5
 _RECONNECT_SECONDS = 0.05
 
 
-def _uvicorn_config(app: Any, settings: Settings, **more: Any) -> uvicorn.Config:
+def _uvicorn_config(app: Any, settings: Settings, protocol: Any, **more: Any) -> uvicorn.Config:
     return uvicorn.Config(
-        app, loop="uvloop", http=GatewayProtocol, ws="none", lifespan="off", log_config=None, access_log=False,
+        app, loop="uvloop", http=protocol, ws="none", lifespan="off", log_config=None, access_log=False,
         server_header=False, date_header=False, proxy_headers=False, timeout_keep_alive=75,
         timeout_graceful_shutdown=int(settings.drain_seconds) + 1,
         **more,
     )  # fmt: skip
 
 
-class GatewayProtocol(HttpToolsProtocol):
-    """uvicorn's HTTP with our shape of error where a request can't even be parsed."""
-
-    def send_400_response(self, msg: str) -> None:
-        body = json.dumps(
-            {"error": f"{msg.rstrip('.')}: the request line, a header or the framing is broken."}
-        ).encode()
-        head = b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\nconnection: close\r\n"
-        self.transport.write(head + b"content-length: %d\r\n\r\n" % len(body) + body)
-        self.transport.close()
-
-
-class GatewayServer(uvicorn.Server):
-    """uvicorn that leaves politely: it answers what is on its way before it closes a connection."""
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Stop accepting, answer each connection's next request with `Connection: close`, then close the idle ones."""
-        waiting = select.poll()
-        for sock in sockets or []:
-            waiting.register(sock, select.POLLIN)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_LAME_DUCK_SECONDS):
-                # A connection that the kernel has taken would be reset when the listener closes: accept it first.
-                while waiting.poll(0):  # noqa: ASYNC110 - the event loop accepts meanwhile
-                    await asyncio.sleep(0.001)
-        for server in self.servers:
-            server.close()
-        for sock in sockets or []:
-            sock.close()
-        self.server_state.default_headers = [*self.server_state.default_headers, (b"connection", b"close")]
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_LAME_DUCK_SECONDS):
-                while self.server_state.connections:  # noqa: ASYNC110 - uvicorn tells nobody when one closes
-                    await asyncio.sleep(0.01)
-        await super().shutdown(None)
-
-
 async def _gateway(settings: Settings, run: Path, index: int, listener: socket.socket) -> None:
     from seaway.api.gateway import edge_app, gateway_app  # noqa: PLC0415 - only this role imports the edge
+    from seaway.api.lane import protocol_for  # noqa: PLC0415
+    from seaway.api.server import GatewayServer  # noqa: PLC0415
     from seaway.serving.plane import DataPlane  # noqa: PLC0415
     from seaway.telemetry.page import MetricsPage  # noqa: PLC0415
 
@@ -93,7 +54,7 @@ async def _gateway(settings: Settings, run: Path, index: int, listener: socket.s
     with contextlib.suppress(FileNotFoundError):
         await plane.apply(msgspec.json.decode((run / "table.json").read_bytes(), type=RoutingTable))
     follower = asyncio.create_task(_follow_control(plane, run / "bus.sock", index), name="control-line")
-    await GatewayServer(_uvicorn_config(edge, settings)).serve(sockets=[listener])
+    await GatewayServer(_uvicorn_config(edge, settings, protocol_for(plane, settings))).serve(sockets=[listener])
     follower.cancel()
 
 
@@ -123,6 +84,7 @@ async def _follow_control(plane: object, path: Path, index: int) -> None:
 
 
 async def _control(settings: Settings, run: Path) -> None:
+    from seaway.api.lane import LaneProtocol  # noqa: PLC0415
     from seaway.api.management import management_app  # noqa: PLC0415 - only control imports the registry
     from seaway.operations import ControlOperations  # noqa: PLC0415
     from seaway.registry import ArtifactStore, Registry  # noqa: PLC0415
@@ -136,7 +98,7 @@ async def _control(settings: Settings, run: Path) -> None:
         log.info("control.leftovers_removed", count=removed)
     controller = Controller(settings, registry, artifacts, run)
     app = management_app(registry, ControlOperations(controller, run, settings), settings)
-    server = uvicorn.Server(_uvicorn_config(app, settings, uds=str(run / "control.sock")))
+    server = uvicorn.Server(_uvicorn_config(app, settings, LaneProtocol, uds=str(run / "control.sock")))
     reconcile = asyncio.create_task(controller.run(), name="reconcile")
     serve = asyncio.create_task(server.serve(), name="api")
     try:

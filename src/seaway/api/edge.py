@@ -6,6 +6,7 @@ Plain ASGI, outermost first: `HeadLimits`, `KeyCheck`, `ControlProxy`, then the 
 from __future__ import annotations
 
 import hmac
+from collections.abc import Iterable
 
 import httpx
 import structlog
@@ -65,18 +66,20 @@ class KeyCheck:
         self._key = key.encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and not self._admits(scope):
+        if scope["type"] == "http" and not admits(scope["headers"], self._key):
             error = Unauthorized("Send the API key: `Authorization: Bearer KEY` or `X-API-Key: KEY`.")
             await _refuse(error, scope, receive, send)
             return
         await self._app(scope, receive, send)
 
-    def _admits(self, scope: Scope) -> bool:
-        given = [value for name, value in scope["headers"] if name == b"x-api-key"]
-        bearers = [value for name, value in scope["headers"] if name == b"authorization"]
-        given += [value[7:].strip() for value in bearers if value[:7].lower() == b"bearer "]
-        # Two credentials in one request are one too many: nobody should guess which of them counts.
-        return len(given) == 1 and len(bearers) <= 1 and hmac.compare_digest(given[0], self._key)
+
+def admits(headers: Iterable[tuple[bytes, bytes]], key: bytes) -> bool:
+    """Whether the headers (lower-case names) bring the API key, and only it."""
+    given = [value for name, value in headers if name == b"x-api-key"]
+    bearers = [value for name, value in headers if name == b"authorization"]
+    given += [value[7:].strip() for value in bearers if value[:7].lower() == b"bearer "]
+    # Two credentials in one request are one too many: nobody should guess which of them counts.
+    return len(given) == 1 and len(bearers) <= 1 and hmac.compare_digest(given[0], key)
 
 
 class ControlProxy:

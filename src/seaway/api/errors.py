@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import structlog
@@ -9,7 +10,7 @@ from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Match
 
 from seaway import errors
@@ -47,8 +48,8 @@ def status_of(error: SeawayError) -> int:
     return 500
 
 
-def error_response(error: SeawayError) -> JSONResponse:
-    """`{"error": message}` with the error's status."""
+def error_parts(error: SeawayError) -> tuple[int, dict[str, str], bytes]:
+    """Status, headers and body of the answer `{"error": message}`."""
     headers = {}
     if isinstance(error, Overloaded):
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_seconds)))
@@ -59,13 +60,19 @@ def error_response(error: SeawayError) -> JSONResponse:
     if isinstance(error, errors.PayloadTooLarge | errors.HeadersTooLarge):
         # What is left of the request is not read.
         headers["Connection"] = "close"
-    return JSONResponse({"error": str(error)}, status_of(error), headers)
+    return status_of(error), headers, json.dumps({"error": str(error)}).encode()
+
+
+def error_response(error: SeawayError) -> Response:
+    """`{"error": message}` with the error's status."""
+    status, headers, body = error_parts(error)
+    return Response(body, status, headers, media_type="application/json")
 
 
 def install_error_handlers(app: FastAPI) -> None:
     """Give every error of every route, unknown routes and wrong methods too, the same shape."""
 
-    async def seaway_error(_request: Request, error: Exception) -> JSONResponse:
+    async def seaway_error(_request: Request, error: Exception) -> Response:
         assert isinstance(error, SeawayError)  # noqa: S101 - registered for it below
         return error_response(error)
 
@@ -80,11 +87,11 @@ def install_error_handlers(app: FastAPI) -> None:
             text, headers = f"{path!r} takes {offered}, not {request.method[:20]}.", {"Allow": offered}
         return JSONResponse({"error": text}, error.status_code, headers)
 
-    async def validation_error(_request: Request, error: Exception) -> JSONResponse:
+    async def validation_error(_request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)  # noqa: S101
         return error_response(errors.InvalidRequest(explain(error.errors())))
 
-    async def client_left(_request: Request, _error: Exception) -> JSONResponse:
+    async def client_left(_request: Request, _error: Exception) -> Response:
         return error_response(errors.Cancelled("The caller left before its request was complete."))
 
     async def unexpected(request: Request, error: Exception) -> JSONResponse:

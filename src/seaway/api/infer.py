@@ -83,10 +83,11 @@ class InferenceEdge:
         if not model:
             raise InvalidRequest('Say which model: POST /predict/{model}, or "model" in the body of POST /predict.')
         packed = headers.get("content-encoding", "") not in {"", "identity"}
-        header_length = _header_length(headers.get("inference-header-content-length"), None if packed else len(body))
-        timeout = _timeout(headers.get("x-request-timeout-seconds"))
+        size = None if packed else len(body)
+        header_length = read_header_length(headers.get("inference-header-content-length"), size)
+        timeout = read_timeout(headers.get("x-request-timeout-seconds"))
         if timeout is None and protocol == "infer":
-            timeout = _asked_timeout(body[: header_length or None])
+            timeout = asked_timeout(body[: header_length or None])
         trace = continue_trace(headers.get("traceparent"), random.getrandbits)
         about = {"request_id": headers.get("x-request-id"), "trace_id": trace.trace_id, "model": model}
         call = InferCall(
@@ -129,10 +130,11 @@ def _response(prediction: Prediction, traceparent: str) -> Response:
         headers["inference-header-content-length"] = str(answer.header_length)
     if answer.content_encoding:
         headers["content-encoding"] = answer.content_encoding
-    return Response(prediction.result.body, headers=headers)
+    return Response(bytes(prediction.result.body), headers=headers)
 
 
-def _header_length(text: str | None, size: int | None) -> int | None:
+def read_header_length(text: str | None, size: int | None) -> int | None:
+    """The header Inference-Header-Content-Length, of a body of `size` bytes. Raises InvalidRequest."""
     if text is None:
         return None
     # With a content encoding it counts unpacked bytes; the worker, which unpacks, compares it with those.
@@ -142,7 +144,8 @@ def _header_length(text: str | None, size: int | None) -> int | None:
     return int(text)
 
 
-def _timeout(text: str | None) -> float | None:
+def read_timeout(text: str | None) -> float | None:
+    """The header X-Request-Timeout-Seconds. Raises InvalidRequest."""
     if text is None:
         return None
     try:
@@ -156,7 +159,7 @@ def _timeout(text: str | None) -> float | None:
     return seconds
 
 
-def _asked_timeout(json_part: bytes) -> float | None:
+def asked_timeout(json_part: bytes | bytearray) -> float | None:
     """The protocol's `timeout` parameter (µs); the JSON is parsed here only when a byte search finds the word."""
     if len(json_part) > _JSON_SEARCH_BYTES or b'"timeout"' not in json_part:
         return None

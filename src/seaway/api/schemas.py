@@ -159,6 +159,7 @@ class Arm(Answer):
 class Settings(Answer):
     engines: int | None
     processes: int | None
+    placement: str | None = None
     max_queue_size: int | None
     timeout_seconds: float | None
 

@@ -126,7 +126,7 @@ class Flight:
                 except Rerouted:
                     continue
                 return
-            raise Unavailable(f"Model {request.model!r} is being replaced; retry in a moment.")  # noqa: TRY301 - ends here
+            raise Unavailable(f"Model {request.model!r} is being replaced; retry in a moment.")
         except SeawayError as error:
             self._end(error)
 

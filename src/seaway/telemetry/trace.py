@@ -63,3 +63,10 @@ def continue_trace(header: str | None, random: Callable[[int], int]) -> TraceCon
     if parent is None:
         return TraceContext(f"{random(128) or 1:032x}", span_id)
     return TraceContext(parent.trace_id, span_id, parent.span_id, parent.flags)
+
+
+def next_traceparent(header: str | None, random: Callable[[int], int]) -> str:
+    """What `continue_trace` gives as text; the usual case, a caller without a trace, costs one formatting."""
+    if header is None:
+        return f"00-{random(128) or 1:032x}-{random(64) or 1:016x}-00"
+    return continue_trace(header, random).format()

@@ -1,0 +1,354 @@
+"""The fast lane: plain inference requests, taken from the connection before uvicorn's parser sees them (ADR 6).
+
+`LaneProtocol` is uvicorn's HTTP protocol. Between two requests it looks at what was read: a head that `read_head`
+knows is taken, its body collected, the data plane called without a task, the answer written in one piece. Everything
+else goes to uvicorn's parser and the FastAPI application, which have routes for the same paths. So the lane may be
+stricter than HTTP, and must never be more permissive.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from typing import Any
+
+import msgspec
+import structlog
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from seaway.api.edge import admits
+from seaway.api.errors import error_parts
+from seaway.api.infer import asked_timeout, read_header_length, read_timeout
+from seaway.config import Settings
+from seaway.errors import DeadlineExceeded, InvalidRequest, SeawayError
+from seaway.serving.plane import DataPlane, Flight, InferCall, Prediction
+from seaway.telemetry.trace import next_traceparent
+
+log = structlog.get_logger()
+
+MAX_HEAD_BYTES = 8192
+MAX_REMEMBERED = 2048
+_LONG_HEAD = 1024
+"""Longer heads are not remembered, since many of them would take too much memory; nor are those with an id in them."""
+
+_NAME = rb"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
+_HEAD = re.compile(
+    rb"POST (?:/predict/(?P<predict>" + _NAME + rb")(?:\?version=(?P<query>\d{1,9}))?"
+    rb"|/v2/models/(?P<infer>" + _NAME + rb")(?:/versions/(?P<path>\d{1,9}))?/infer) HTTP/1\.1\r\n"
+    rb"(?P<headers>(?:[A-Za-z0-9-]{1,64}: ?[!-~](?:[ -~]{0,4094}[!-~])?\r\n){1,64})\r\n"
+)
+_HEADER = re.compile(rb"([A-Za-z0-9-]+): ?([^\r]*)\r\n")
+_LENGTH = re.compile(rb"\d{1,15}")
+_ORDINARY = frozenset(
+    {b"transfer-encoding", b"expect", b"upgrade", b"trailer", b"te", b"http2-settings", b"proxy-connection"}
+)
+"""A request with one of these is not plain."""
+
+
+class Head(msgspec.Struct):
+    """What a plain request's head says."""
+
+    call: InferCall
+    """With an empty body."""
+    length: int
+    traceparent: str | None
+    request_id: str | None
+
+
+class Reader:
+    """Reads heads and remembers them by their bytes, so that a client that repeats itself is read once."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._key = settings.api_key.get_secret_value().encode() if settings.api_key else None
+        self._limit = settings.max_body_bytes
+        self._known: dict[bytes, Head] = {}
+
+    def read(self, head: bytes) -> Head | None:
+        """The head, `\\r\\n\\r\\n` included; None when it isn't plain, and then says nothing about why."""
+        known = self._known.get(head)
+        if known is not None:
+            return known
+        found = self._parse(head)
+        if found is not None and len(head) <= _LONG_HEAD and found.traceparent is None and found.request_id is None:
+            if len(self._known) >= MAX_REMEMBERED:
+                self._known.clear()
+            self._known[head] = found
+        return found
+
+    def _parse(self, head: bytes) -> Head | None:
+        match = _HEAD.fullmatch(head)
+        if match is None:
+            return None
+        listed = [(name.lower(), value) for name, value in _HEADER.findall(match["headers"])]
+        headers = dict(listed)
+        length = headers.get(b"content-length", b"")
+        if (
+            len(headers) != len(listed)  # something is said twice
+            or not _LENGTH.fullmatch(length)
+            or headers.keys() & _ORDINARY
+            or headers.get(b"connection", b"keep-alive").lower() != b"keep-alive"
+            or (self._key is not None and not admits(listed, self._key))
+            or int(length) > self._limit
+        ):
+            return None
+        return self._describe(match, {name.decode(): value.decode() for name, value in headers.items()}, int(length))
+
+    def _describe(self, match: re.Match[bytes], headers: dict[str, str], length: int) -> Head | None:
+        protocol = "predict" if match["predict"] else "infer"
+        version = match["query"] or match["path"]
+        encoding = headers.get("content-encoding", "")
+        try:
+            call = InferCall(
+                (match["predict"] or match["infer"]).decode(), version.decode() if version else None, protocol, b"",
+                timeout_seconds=read_timeout(headers.get("x-request-timeout-seconds")),
+                key=headers.get("seaway-key"),
+                header_length=read_header_length(
+                    headers.get("inference-header-content-length"), length if encoding in {"", "identity"} else None
+                ),
+                content_type=headers.get("content-type", ""),
+                content_encoding=encoding,
+                accept_encoding=headers.get("accept-encoding", "") if protocol == "infer" else "",
+            )  # fmt: skip
+        except InvalidRequest:
+            return None
+        return Head(call, length, headers.get("traceparent"), headers.get("x-request-id"))
+
+
+class Lane:
+    """What all connections of a gateway share."""
+
+    def __init__(self, plane: DataPlane, settings: Settings) -> None:
+        self.plane = plane
+        self.reader = Reader(settings)
+        self.debug = settings.log_level == "debug"
+
+
+class LaneProtocol(HttpToolsProtocol):
+    """uvicorn's HTTP, with the lane in front and our shape of error where a request can't even be parsed."""
+
+    lane: Lane | None = None
+    """Set in a subclass made by `protocol_for`; None: everything goes the ordinary way."""
+    _body_seconds = _write_seconds = 30.0
+    _head_seconds, _idle_seconds = 10.0, 75.0
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._in_message = False
+        self._head: Head | None = None
+        self._body: list[bytes] = []
+        self._missing = 0
+        self._flight: Flight | None = None
+        self._traceparent = ""
+        self._later: list[bytes] = []
+        self._leaving = False
+        self.active = True
+        """Something was read or answered since `sweep` looked."""
+        self._quiet_since = 0.0
+
+    # ------------------------------------------------------------------ reading
+
+    def data_received(self, data: bytes) -> None:
+        self.active = True
+        if self._flight is not None or self.flow.write_paused:
+            # One request at a time: the next is read when this one is answered and the answer is on its way.
+            self._later.append(data)
+            self.flow.pause_reading()
+        elif self._head is not None:
+            self._collect(data)
+        else:
+            self._read(data)
+
+    def _read(self, data: bytes) -> None:
+        """Take plain requests from the front of `data`, and give the rest to the parser."""
+        lane = self.lane
+        while data:
+            if lane is None or self._is_ordinary():
+                super().data_received(data)
+                return
+            end = data.find(b"\r\n\r\n", 0, MAX_HEAD_BYTES) + 4
+            head = lane.reader.read(data[:end]) if end > 3 else None
+            if head is None:
+                super().data_received(data)
+                return
+            if self.timeout_keep_alive_task is not None:
+                self._unset_keepalive_if_required()
+            stop = end + head.length
+            if len(data) < stop:
+                self._head, self._missing, self._body = head, stop - len(data), [data[end:]]
+                return
+            self._take(head, data[end:stop])
+            data = data[stop:]
+            if data and self._flight is not None:
+                self._later.append(data)
+                self.flow.pause_reading()
+                return
+
+    def _is_ordinary(self) -> bool:
+        """Whether the parser has the connection: in the middle of a message, or its answer is not complete."""
+        return (
+            self._in_message
+            or not self._answered_all
+            or bool(self.pipeline)
+            or bool(self.server_state.default_headers)  # the server is leaving and says so in each answer
+        )
+
+    @property
+    def _answered_all(self) -> bool:
+        """Whether what the parser has taken is answered; uvicorn has no cycle before its first request."""
+        cycle: RequestResponseCycle | None = self.cycle
+        return cycle is None or cycle.response_complete
+
+    def _collect(self, data: bytes) -> None:
+        missing = self._missing - len(data)
+        if missing > 0:
+            self._body.append(data)
+            self._missing = missing
+            return
+        head = self._head
+        assert head is not None  # noqa: S101 - narrows the type
+        rest = data[len(data) + missing :] if missing else b""
+        self._body.append(data[: len(data) + missing] if missing else data)
+        body, self._body, self._head = b"".join(self._body), [], None
+        self._take(head, body)
+        if rest:
+            self.data_received(rest)
+
+    def on_message_begin(self) -> None:
+        self._in_message = True
+        super().on_message_begin()
+
+    def on_message_complete(self) -> None:
+        self._in_message = False
+        super().on_message_complete()
+
+    # ------------------------------------------------------------------ answering
+
+    def _take(self, head: Head, body: bytes) -> None:
+        assert self.lane is not None  # noqa: S101 - narrows the type
+        call = head.call
+        timeout = call.timeout_seconds
+        try:
+            if timeout is None and call.protocol == "infer":
+                timeout = asked_timeout(body if call.header_length is None else body[: call.header_length])
+        except InvalidRequest as error:
+            self._refuse(error)
+            return
+        self._traceparent = next_traceparent(head.traceparent, random.getrandbits)
+        request = InferCall(
+            call.model, call.version, call.protocol, body, timeout, call.key, call.header_length,
+            call.content_type, call.content_encoding, call.accept_encoding,
+        )  # fmt: skip
+        flight = self.lane.plane.start(request, self._answer)
+        if not flight.over:
+            self._flight = flight
+
+    def _answer(self, outcome: Prediction | SeawayError) -> None:
+        """Write the answer. Called by the data plane, perhaps before `start` has returned."""
+        waited, self._flight = self._flight is not None, None
+        if self.transport.is_closing():
+            return
+        if isinstance(outcome, SeawayError):
+            self._refuse(outcome)
+        else:
+            self._write(outcome)
+        if waited:
+            self._go_on()
+
+    def _write(self, prediction: Prediction) -> None:
+        answer, body = prediction.result.answer, prediction.result.body
+        run_ns = answer.input_ns + answer.infer_ns + answer.output_ns
+        more = ""
+        if answer.header_length is not None:
+            more = f"inference-header-content-length: {answer.header_length}\r\n"
+        if answer.content_encoding:
+            more += f"content-encoding: {answer.content_encoding}\r\n"
+        if self._leaving:
+            more += "connection: close\r\n"
+        head = (
+            f"HTTP/1.1 200 OK\r\ncontent-type: {answer.content_type}\r\n"
+            f"server-timing: queue;dur={answer.queue_ns / 1e6:.3f}, batch;dur=0, run;dur={run_ns / 1e6:.3f}\r\n"
+            f"seaway-version: {prediction.served.version}\r\nseaway-prediction-id: {prediction.prediction_id}\r\n"
+            f"traceparent: {self._traceparent}\r\n{more}content-length: {len(body)}\r\n\r\n"
+        ).encode()
+        self.transport.write(head + body)
+        self._answered()
+
+    def _refuse(self, error: SeawayError, *, close: bool = False) -> None:
+        self._leaving = self._leaving or close
+        status, headers, body = error_parts(error)
+        self._leaving = self._leaving or headers.pop("Connection", "") == "close"
+        lines = [f"{name.lower()}: {value}\r\n" for name, value in headers.items()]
+        if self._leaving:
+            lines.append("connection: close\r\n")
+        head = f"HTTP/1.1 {status}\r\ncontent-type: application/json\r\n{''.join(lines)}content-length: {len(body)}"
+        self.transport.write(f"{head}\r\n\r\n".encode() + body)
+        self._answered()
+
+    def _answered(self) -> None:
+        self.server_state.total_requests += 1
+        self.active = True
+        if self._leaving:
+            self.transport.close()
+
+    def _go_on(self) -> None:
+        """Read what came while the last request was under way."""
+        if self.flow.write_paused or self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self._later:
+            data, self._later = b"".join(self._later), []
+            self._read(data)
+
+    # ------------------------------------------------------------------ the connection's life
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._flight is None:
+            self._go_on()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        flight, self._flight, self._head = self._flight, None, None
+        if flight is not None:
+            flight.cancel()
+        super().connection_lost(exc)
+
+    def shutdown(self) -> None:
+        if self._flight is not None or self._head is not None:
+            self._leaving = True
+        else:
+            super().shutdown()
+
+    def sweep(self, now: float) -> None:
+        """Close the connection if nothing has happened on it for too long. Called about once a second."""
+        if self.active:
+            self.active, self._quiet_since = False, now
+            return
+        quiet = now - self._quiet_since
+        if self._head is not None:
+            if quiet > self._body_seconds:
+                self._head, self._body = None, []
+                text = f"Nothing of the body came for {self._body_seconds:g} s (body_seconds)."
+                self._refuse(DeadlineExceeded(text), close=True)
+        elif self.flow.write_paused:
+            if quiet > self._write_seconds:
+                log.info("gateway.slow_reader")
+                self.transport.abort()
+        elif self._flight is None and self._answered_all:
+            limit = self._head_seconds if self._in_message else self._idle_seconds
+            if quiet > limit:
+                self.transport.close()
+
+    def send_400_response(self, msg: str) -> None:
+        text = f"{msg.rstrip('.')}: the request line, a header or the framing is broken."
+        body = msgspec.json.encode({"error": text})
+        head = b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\nconnection: close\r\n"
+        self.transport.write(head + b"content-length: %d\r\n\r\n" % len(body) + body)
+        self.transport.close()
+
+
+def protocol_for(plane: DataPlane, settings: Settings) -> type[LaneProtocol]:
+    """The protocol class of one gateway's connections."""
+    content = {
+        "lane": Lane(plane, settings), "_body_seconds": settings.body_seconds, "_write_seconds": settings.body_seconds,
+    }  # fmt: skip
+    return type("GatewayProtocol", (LaneProtocol,), content)
