@@ -199,11 +199,10 @@ class Client:
         inputs: Any,
         *,
         version: int | str | None = None,
-        parameters: Json | None = None,
         timeout_seconds: float | None = None,
     ) -> Prediction:
         """Ask for one sample or a list of samples; `timeout_seconds` is also the server's deadline."""
-        body = json.dumps({"inputs": inputs} | ({"parameters": parameters} if parameters else {})).encode()
+        body = json.dumps({"inputs": inputs}).encode()
         return self._predict(model, body, "application/json", version, timeout_seconds)
 
     def predict_image(
