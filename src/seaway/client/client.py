@@ -230,6 +230,11 @@ class Client:
         milliseconds["total"] = (time.monotonic() - began) * 1e3
         return Prediction(answers.read_object(response), milliseconds)
 
+    def get_metadata(self, model: str, version: int | str | None = None) -> Json:
+        """The tensors that a served model takes and gives, by the Open Inference Protocol."""
+        of_version = "" if version is None else f"/versions/{_part(version)}"
+        return self._json("GET", f"/v2/models/{_part(model)}{of_version}")
+
     def get_prediction(self, prediction_id: str) -> Json:
         """Where an answer came from: revision, version, bytes, experiment, data."""
         return self._json("GET", f"/api/predictions/{_part(prediction_id)}")
