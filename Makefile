@@ -7,8 +7,8 @@ PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 help: ## What can be made
 	@awk -F ':.*## ' '/^[a-z_-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-run: .venv/.plain ## Set up, start Seaway, deploy a real model, predict once, keep serving
-	@$(BIN)/python scripts/run_demo.py
+run: .venv/.plain ## Set up, start Seaway, deploy a real model, predict once, keep serving (PORT=8081: there)
+	@$(BIN)/python scripts/run_demo.py $(PORT)
 
 test: dev ## Set up everything and run all tests
 	@scripts/test

@@ -18,11 +18,13 @@ from typing import Any, TypeVar
 
 from seaway.client import Client, Prediction, wait_until_settled
 from seaway.config import client_address
-from seaway.errors import NotFound, SeawayError, Unavailable
+from seaway.errors import NotFound, SeawayError, ServerNotReached, Unavailable
 
 FLIGHTS = Path(__file__).parent / "flights"
 START_SECONDS = 60.0
 """How long the server and the model may take to get ready."""
+REACH_SECONDS = 3.0
+"""How long nobody may listen at the server's address."""
 
 T = TypeVar("T")
 
@@ -78,14 +80,19 @@ def is_deployed(client: Client) -> bool:
 
 
 def once_ready(ask: Callable[[], T]) -> T:
-    """What `ask` gives, asked again while the server or the model is still starting."""
-    deadline = time.monotonic() + START_SECONDS
+    """What `ask` gives, asked again while the server or the model is still starting; the first wait is told."""
+    began = time.monotonic()
+    told = False
     while True:
         try:
             return ask()
-        except Unavailable:
-            if time.monotonic() > deadline:
+        except Unavailable as error:
+            patience = REACH_SECONDS if isinstance(error, ServerNotReached) else START_SECONDS
+            if time.monotonic() - began > patience:
                 raise
+            if not told:
+                print(f"Trying again for {patience:g} s: {error}", file=sys.stderr, flush=True)
+                told = True
             time.sleep(0.2)
 
 

@@ -18,7 +18,7 @@ FILES = sorted(
     for path in ([ROOT / place] if (ROOT / place).is_file() else (ROOT / place).rglob("*"))
     if path.is_file() and path.suffix not in {".svg", ".pyc"}
 )
-OTHER_VARIABLES = {"SEAWAY_CONFIG", "SEAWAY_URL"}
+OTHER_VARIABLES = {"SEAWAY_CONFIG", "SEAWAY_URL", "SEAWAY_TEST_LOAD_SECONDS"}
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 

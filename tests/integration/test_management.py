@@ -61,9 +61,8 @@ def test_deploy_rollback_and_history_tell_one_story(server: SeawayServer) -> Non
     back = server.http.post("/api/deployments/scale/rollback", params={"wait": 30}, json={}).json()
     assert (back["state"], back["arms"][0]["version"]) == ("ready", 1)
     assert server.http.post("/predict/scale", json={"inputs": [1, 2, 3]}).json()["outputs"] == [2, 4, 6]
-    history = get(server, "/api/deployments/scale/history")["items"]
-    assert [one["action"] for one in history] == ["deploy", "deploy", "rollback"]
-    assert history[1]["reason"] == "better"
+    deployed, rolled_back = get(server, "/api/deployments/scale/history")["items"][-2:]
+    assert (deployed["action"], deployed["reason"], rolled_back["action"]) == ("deploy", "better", "rollback")
 
 
 def test_a_version_that_cannot_start_leaves_the_old_one_serving_and_says_why(
@@ -85,7 +84,7 @@ def test_a_version_that_cannot_start_leaves_the_old_one_serving_and_says_why(
 def test_an_alias_may_stand_for_a_version(server: SeawayServer) -> None:
     assert server.http.put("/api/models/scale/aliases/champion", json={"version": 2}).status_code == 200
     assert get(server, "/api/models/scale/versions/champion")["version"] == 2
-    assert get(server, "/api/models/scale")["aliases"] == {"champion": 2}
+    assert get(server, "/api/models/scale")["aliases"]["champion"] == 2
     assert server.http.delete("/api/models/scale/aliases/champion").status_code == 200
     assert len(get(server, "/api/models/scale/aliases/champion/history")["items"]) == 2
 

@@ -219,10 +219,10 @@ def test_a_prediction_comes_with_its_durations(server: ScriptedServer, client: C
     answer = {"model": "m", "version": 2, "prediction_id": "p", "outputs": [0.5]}
     server.answers("POST /predict/m", answer, headers={"Server-Timing": "queue;dur=0.25, batch;dur=0, run;dur=1.5"})
 
-    prediction = client.predict("m", {"age": 41}, version=2, parameters={"a": 1}, timeout_seconds=3)
+    prediction = client.predict("m", {"age": 41}, version=2, timeout_seconds=3)
 
     asked = server.asked[0]
-    assert asked.json == {"inputs": {"age": 41}, "parameters": {"a": 1}}
+    assert asked.json == {"inputs": {"age": 41}}
     assert asked.query == {"version": "2"}
     assert asked.headers["x-request-timeout-seconds"] == "3"
     assert prediction.outputs == [0.5]

@@ -51,9 +51,17 @@ def explain(found: object) -> str:
 
 def _sentence(kind: str, finding: Mapping[str, Any]) -> str:
     if kind in _SENTENCES:
-        return _SENTENCES[kind].format_map(finding.get("ctx") or {}) + _shown(finding.get("input"))
+        bounds = {name: _plain(bound) for name, bound in (finding.get("ctx") or {}).items()}
+        return _SENTENCES[kind].format_map(bounds) + _shown(finding.get("input"))
+    if kind.startswith("datetime"):
+        return "expected a time such as 2026-01-31T12:00:00Z" + _shown(finding.get("input"))
     message = str(finding.get("msg", "is wrong")).removeprefix("Value error, ").rstrip(".")
-    return f"{message[:1].lower()}{message[1:]}"
+    return f"{message[:1].lower()}{message[1:]}{_shown(finding.get('input'))}"
+
+
+def _plain(bound: object) -> object:
+    """A bound as people write it: 0, not 0.0."""
+    return int(bound) if isinstance(bound, float) and bound.is_integer() else bound
 
 
 def _shown(value: object) -> str:
@@ -65,4 +73,6 @@ def _shown(value: object) -> str:
     if value is None or isinstance(value, bool):
         return f", got {str(value).lower().replace('none', 'null')}"
     text = repr(value)
-    return f", got {text}" if len(text) <= _SHOWN_CHARACTERS else ""
+    if len(text) <= _SHOWN_CHARACTERS:
+        return f", got {text}"
+    return f", got {len(value)} characters" if isinstance(value, str) else ""

@@ -36,7 +36,7 @@ _PREDICT_DOC: dict[str, Any] = {
                     "required": ["inputs"],
                     "properties": {
                         "inputs": {"description": "One sample, or a list of samples."},
-                        "parameters": {"type": "object"},
+                        "parameters": {"type": "object", "maxProperties": 0},
                         "model": {"type": "string"},
                     },
                 },

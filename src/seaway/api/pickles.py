@@ -7,19 +7,26 @@ Nothing here loads them: pickles are recognised by their opcodes, also when comp
 from __future__ import annotations
 
 import bz2
+import io
 import lzma
 import pickletools
+import re
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import IO, BinaryIO, cast
 
 from seaway.errors import InvalidPackage
 
 _START_BYTES = 1 << 16
 _SUFFIXES = (".pkl", ".pickle", ".joblib")
 _PROTOCOLS = tuple(bytes((0x80, protocol)) for protocol in range(2, 6))
-_CALLS = {"GLOBAL", "STACK_GLOBAL", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "REDUCE", "BUILD", "EXT1", "EXT2", "EXT4"}
+_CALLS = {"STACK_GLOBAL", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "REDUCE", "BUILD"}
+_IMPORTED = re.compile(r"[^\W\d][\w.]* [^\W\d][\w.]*")
+_MAX_OPCODES = 1_000_000
+"""Of all files of a package together; takes a second or two."""
+_MAX_ARGUMENT_BYTES = 64 << 20
 _NUMPY, _NUMPY_OBJECTS, _OLD_JOBLIB = b"\x93NUMPY", b"|O", b"ZF0x"
 _COMPRESSED: dict[bytes, Callable[[bytes], bytes]] = {
     b"\x78": lambda data: zlib.decompressobj().decompress(data, _START_BYTES),
@@ -32,13 +39,16 @@ _COMPRESSED: dict[bytes, Callable[[bytes], bytes]] = {
 
 def refuse_pickles(directory: Path) -> None:
     """Raises InvalidPackage naming the first file below `directory` that is a pickle or holds one."""
+    opcodes_left = iter(range(_MAX_OPCODES))
     for path in sorted(directory.rglob("*")):
         if not path.is_file():
             continue
         name = path.relative_to(directory).as_posix()
         with path.open("rb") as file:
             start = file.read(_START_BYTES)
-        if path.name.lower().endswith(_SUFFIXES) or is_pickle(start):
+            file.seek(0)
+            found = path.name.lower().endswith(_SUFFIXES) or is_pickle(start) or _calls(file, opcodes_left)
+        if found:
             raise InvalidPackage(f"{name!r} is a pickle, which runs code when it is loaded; export the model to ONNX.")
         if zipfile.is_zipfile(path):
             _look_into(path, name)
@@ -72,12 +82,58 @@ def is_pickle(start: bytes) -> bool:
                 return is_pickle(unpack(start))
             except (zlib.error, lzma.LZMAError, OSError, EOFError):
                 return False  # not compressed after all
-    return _calls_something(start)
+    return _calls(io.BytesIO(start), iter(range(_MAX_OPCODES)))
 
 
-def _calls_something(start: bytes) -> bool:
-    """Protocols 0 and 1 have no magic bytes: a text is one if all of it reads as opcodes and one of them calls."""
+class _Bounded:
+    """What `pickletools` reads from; a longer argument is refused instead of taken into memory."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+
+    def read(self, size: int) -> bytes:
+        if size > _MAX_ARGUMENT_BYTES:
+            raise ValueError("too long")
+        return self._file.read(size)
+
+    def readline(self) -> bytes:
+        return self._file.readline(_MAX_ARGUMENT_BYTES)
+
+
+def _calls(file: BinaryIO, opcodes_left: Iterator[int]) -> bool:
+    """Whether this is a pickle of protocol 0 or 1, which have no magic bytes, and loading it would import or call.
+
+    Followed as a loader would, opcode by opcode with its stack, since a text may well begin with a few opcodes: up to
+    the first call, or the end. More opcodes than a package may have count as a pickle too.
+    """
+    stack: list[object] = []
+    imports = False
     try:
-        return bool(_CALLS & {opcode.name for opcode, _, _ in pickletools.genops(start)})
+        for opcode, argument, _ in pickletools.genops(cast(IO[bytes], _Bounded(file))):
+            if next(opcodes_left, None) is None:
+                return True
+            if opcode.name in {"GLOBAL", "INST"}:
+                if not _IMPORTED.fullmatch(str(argument)):
+                    return False
+                imports = True
+            if opcode.name in {"PERSID", "BINPERSID"} or not _moved(stack, opcode):
+                return False
+            if opcode.name in _CALLS:
+                return True
     except (ValueError, UnicodeDecodeError, IndexError, OverflowError):
         return False
+    return imports
+
+
+def _moved(stack: list[object], opcode: pickletools.OpcodeInfo) -> bool:
+    """Do to the stack what `opcode` does; False when it holds too little for that."""
+    taken = list(opcode.stack_before)
+    if pickletools.markobject in taken:
+        while stack and stack[-1] is not pickletools.markobject:
+            stack.pop()
+        del taken[taken.index(pickletools.markobject) + 1 :]
+    if len(stack) < len(taken):
+        return False
+    del stack[len(stack) - len(taken) :]
+    stack.extend(opcode.stack_after)
+    return True

@@ -6,21 +6,19 @@ import re
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Annotated, Any, Protocol, TypeVar
 
-import msgspec
 import pydantic
 from fastapi import Depends, Header, Path, Query, Request
 from pydantic import AfterValidator, Field
 
 from seaway.api.bodies import read_body
 from seaway.api.explain import explain
+from seaway.api.objects import read_object
 from seaway.errors import InvalidRequest, PayloadTooLarge
 from seaway.types import NAME, DeploymentRevision, Json
-from seaway.wire.strict import decode_json, refuse_nul, refuse_repeated_keys
 
 MAX_JSON_BYTES = 1 << 20
 MAX_NUMBER = 2**31 - 1
 _SILENCE_SECONDS = 30.0
-_OBJECT = msgspec.json.Decoder(dict[str, Any])
 Model = TypeVar("Model", bound=pydantic.BaseModel)
 
 
@@ -50,14 +48,6 @@ class Body(pydantic.BaseModel):
     """A JSON body; a key that is not known is an error, since it would be silently without effect."""
 
     model_config = pydantic.ConfigDict(extra="forbid", strict=True)
-
-
-def read_object(text: bytes, where: str = "") -> Json:
-    """A JSON object without NaN, NUL, lone surrogates or a key sent twice. Raises InvalidRequest."""
-    value = decode_json(_OBJECT.decode, text, where)
-    refuse_nul(text)
-    refuse_repeated_keys(text, -1)
-    return value
 
 
 def body_of(kind: type[Model]) -> Callable[[Request], Awaitable[Model]]:

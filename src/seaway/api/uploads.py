@@ -18,7 +18,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from seaway.api.bodies import declared_length
-from seaway.api.requests import read_object
+from seaway.api.objects import read_object
 from seaway.errors import DeadlineExceeded, InvalidPackage, InvalidRequest, PayloadTooLarge, UnsupportedEncoding
 from seaway.registry import Staging
 from seaway.types import Json

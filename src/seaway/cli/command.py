@@ -14,13 +14,16 @@ import typer
 
 from seaway import __version__
 from seaway.cli import table
-from seaway.errors import SeawayError, ServerNotReached
+from seaway.errors import InvalidRequest, SeawayError, ServerNotReached, Unauthorized
 
 if TYPE_CHECKING:
     from seaway.client import Client
 
 FAILED, USAGE, NOT_REACHED, INTERRUPTED = 1, 2, 3, 130
 """Exit codes beside 0: refused or failed, wrong usage, no server reached, Ctrl-C."""
+
+_KEY_MISSING = "This server asks for an API key; set SEAWAY_API_KEY, or give --api-key."
+_KEY_REFUSED = "The API key was not accepted; check SEAWAY_API_KEY, or --api-key if it was given."
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the answer as JSON, and nothing else.")]
 UrlOption = Annotated[
@@ -100,8 +103,17 @@ def _connect(common: Common) -> Iterator[Client]:
     from seaway.config import client_address
 
     url, api_key = client_address()
-    with Client(common.url or url, common.api_key or api_key, actor=_user()) as client:
-        yield client
+    key = common.api_key or api_key
+    try:
+        opened = Client(common.url or url, key, actor=_user())
+    except InvalidRequest as error:
+        table.complain(str(error))
+        raise typer.Exit(USAGE) from error
+    with opened as client:
+        try:
+            yield client
+        except Unauthorized as error:
+            raise Unauthorized(_KEY_REFUSED if key else _KEY_MISSING) from error
 
 
 def _user() -> str:

@@ -9,15 +9,18 @@ import typer
 from seaway.cli import table, values
 from seaway.cli.command import Call, asks_server
 from seaway.cli.models import SourcePath
+from seaway.cli.values import checked_name
 from seaway.types import Json
 
-Dataset = Annotated[str, typer.Argument(metavar="NAME", help="Name of the dataset.")]
+Dataset = Annotated[str, typer.Argument(metavar="NAME", callback=checked_name, help="Name of the dataset.")]
 
 
 @asks_server
 def show_datasets(
     call: Call,
-    name: Annotated[str | None, typer.Argument(metavar="NAME", help="Show the versions of this dataset.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", callback=checked_name, help="Show the versions of this dataset.")
+    ] = None,
 ) -> None:
     """The registered datasets, or the versions of one."""
     if name is None:
@@ -129,8 +132,10 @@ def _fact(value: object) -> str | None:
 @asks_server
 def create_experiment(  # noqa: PLR0913 - a command's flags are its parameters
     call: Call,
-    dataset: Annotated[str, typer.Option(metavar="NAME", help="The dataset it trains on.")],
-    model: Annotated[str, typer.Option(metavar="MODEL", help="The model it is to give versions of.")],
+    dataset: Annotated[str, typer.Option(metavar="NAME", callback=checked_name, help="The dataset it trains on.")],
+    model: Annotated[
+        str, typer.Option(metavar="MODEL", callback=checked_name, help="The model it is to give versions of.")
+    ],
     architecture: Annotated[str, typer.Option(metavar="TEXT", help="What is trained.")],
     dataset_version: Annotated[
         int | None, typer.Option(metavar="VERSION", min=1, help="Which version of that; without it, the newest.")

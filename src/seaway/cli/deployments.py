@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any
 
 import typer
 
 from seaway.cli import table
 from seaway.cli.command import FAILED, Call, asks_server
+from seaway.cli.values import checked_name
 from seaway.types import Json, ServingSettings
 
-Model = Annotated[str, typer.Argument(metavar="MODEL", help="Name of the model.")]
+Model = Annotated[str, typer.Argument(metavar="MODEL", callback=checked_name, help="Name of the model.")]
 Reason = Annotated[str, typer.Option(metavar="TEXT", help="Why; kept with the deployment.")]
 Wait = Annotated[float, typer.Option(metavar="SECONDS", min=0, help="Wait so long until it answers; 0 doesn't wait.")]
 
@@ -119,9 +121,18 @@ def _model_row(name: str, model: Json) -> list[Any]:
 @asks_server
 def logs(
     call: Call,
-    model: Annotated[str | None, typer.Argument(metavar="MODEL", help="Only lines about this model.")] = None,
+    model: Annotated[
+        str | None, typer.Argument(metavar="MODEL", callback=checked_name, help="Only lines about this model.")
+    ] = None,
     lines: Annotated[int, typer.Option(metavar="NUMBER", min=1, help="How many of the newest lines.")] = 100,
 ) -> None:
     """The newest log lines of all processes."""
-    answer = call.client.logs(model, lines=lines)
-    call.show(answer, lambda found: table.say("\n".join(found)))
+    found = call.client.logs(model, lines=lines)
+    call.show([_event(line) for line in found], lambda _: table.say("\n".join(found)))
+
+
+def _event(line: str) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError:
+        return line  # the oldest may be cut

@@ -9,9 +9,10 @@ import typer
 
 from seaway.cli import table, values
 from seaway.cli.command import Call, asks_server
+from seaway.cli.values import checked_name
 from seaway.types import Json
 
-Model = Annotated[str, typer.Argument(metavar="MODEL", help="Name of the model.")]
+Model = Annotated[str, typer.Argument(metavar="MODEL", callback=checked_name, help="Name of the model.")]
 SourcePath = Annotated[
     Path, typer.Argument(metavar="PATH", exists=True, help="A file, a directory, or an archive (.zip, .tar, .tar.gz).")
 ]
@@ -45,7 +46,9 @@ def register(
 @asks_server
 def models(
     call: Call,
-    model: Annotated[str | None, typer.Argument(metavar="MODEL", help="Show the versions of this model.")] = None,
+    model: Annotated[
+        str | None, typer.Argument(metavar="MODEL", callback=checked_name, help="Show the versions of this model.")
+    ] = None,
 ) -> None:
     """The registered models, or the versions of one."""
     if model is None:
@@ -77,8 +80,8 @@ def _print_versions(model: Json) -> None:
             [
                 item["version"],
                 item["runtime"],
-                _tensors(item["signature"]["inputs"]),
-                _tensors(item["signature"]["outputs"]),
+                tensors(item["signature"]["inputs"]),
+                tensors(item["signature"]["outputs"]),
                 table.size(item["n_bytes"]),
                 item["experiment_id"],
                 table.moment(item["created_at"]),
@@ -90,7 +93,7 @@ def _print_versions(model: Json) -> None:
     )
 
 
-def _tensors(specs: list[Json]) -> str:
+def tensors(specs: list[Json]) -> str:
     """Tensors of a signature in short, a variable dimension as `*`."""
     return ", ".join(f"{spec['name']} {spec['datatype']}{_shape(spec['shape'])}" for spec in specs)
 
@@ -103,7 +106,9 @@ def _shape(sizes: list[int]) -> str:
 def alias(  # noqa: PLR0913 - a command's flags are its parameters
     call: Call,
     model: Model,
-    name: Annotated[str | None, typer.Argument(metavar="ALIAS", help="Show only this alias.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(metavar="ALIAS", callback=checked_name, help="Show only this alias.")
+    ] = None,
     version: Annotated[int | None, typer.Argument(metavar="VERSION", min=1, help="Move the alias here.")] = None,
     delete: Annotated[bool, typer.Option("--delete", help="Remove the alias.")] = False,
     history: Annotated[bool, typer.Option("--history", help="Show where the alias pointed, and since when.")] = False,

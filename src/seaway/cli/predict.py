@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import json
 import mimetypes
+import re
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from seaway.cli import table, values
 from seaway.cli.command import Call, asks_server
+from seaway.cli.models import tensors
+from seaway.cli.values import checked_name
+from seaway.errors import InvalidRequest, SeawayError
 
 if TYPE_CHECKING:
     from seaway.client import Prediction
 
 _SHOWN_NUMBERS = 8
+_SHAPE = re.compile(r"\b(shapes?|list|lengths|nested)\b")
+"""In what the server says of an input of another shape than the model takes."""
 
 
 @asks_server
 def predict(
     call: Call,
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="Name of a served model.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", callback=checked_name, help="Name of a served model.")],
     inputs: Annotated[
         str | None,
         typer.Argument(
@@ -41,8 +47,26 @@ def predict(
         value = text if inputs is None else values.read_json(inputs, "The input")
         if isinstance(value, dict) and value.keys() == {"inputs"}:
             value = value["inputs"]  # a whole body of /predict, as curl sends it
-        prediction = call.client.predict(model, value, version=version)
+        prediction = _ask(call, model, value, version)
     call.show(prediction.answer, lambda _: _print(prediction))
+
+
+def _ask(call: Call, model: str, value: Any, version: str | None) -> Prediction:
+    """The prediction. Raises what the server refused, with the inputs that the model takes if it was about a shape."""
+    try:
+        return call.client.predict(model, value, version=version)
+    except InvalidRequest as error:
+        taken = _inputs(call, model, version) if _SHAPE.search(str(error)) else ""
+        if not taken:
+            raise
+        raise InvalidRequest(f"{error} {model} takes {taken}; * is any size.") from error
+
+
+def _inputs(call: Call, model: str, version: str | None) -> str:
+    try:
+        return tensors(call.client.get_metadata(model, version)["inputs"])
+    except (SeawayError, KeyError, TypeError):
+        return ""  # the refusal matters, not that its explanation can't be had
 
 
 def _print(prediction: Prediction) -> None:

@@ -9,9 +9,19 @@ from typing import Any
 
 import typer
 
-from seaway.types import Json
+from seaway.types import NAME, Json
 
 _MAX_PATH = 250
+
+
+def checked_name(name: str | None) -> str | None:
+    """For arguments that go into an address. Raises BadParameter (exit code 2) with the rule; None stays None."""
+    if name is not None and not NAME.fullmatch(name):
+        raise typer.BadParameter(
+            f"{name!r} is no name: 1 to 128 characters out of letters, digits, '.', '_' and '-', "
+            "beginning with a letter or digit."
+        )
+    return name
 
 
 def read_file(name: str) -> bytes:

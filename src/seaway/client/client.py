@@ -199,11 +199,10 @@ class Client:
         inputs: Any,
         *,
         version: int | str | None = None,
-        parameters: Json | None = None,
         timeout_seconds: float | None = None,
     ) -> Prediction:
         """Ask for one sample or a list of samples; `timeout_seconds` is also the server's deadline."""
-        body = json.dumps({"inputs": inputs} | ({"parameters": parameters} if parameters else {})).encode()
+        body = json.dumps({"inputs": inputs}).encode()
         return self._predict(model, body, "application/json", version, timeout_seconds)
 
     def predict_image(
@@ -230,6 +229,11 @@ class Client:
         milliseconds = answers.server_timing(response.headers.get("server-timing", ""))
         milliseconds["total"] = (time.monotonic() - began) * 1e3
         return Prediction(answers.read_object(response), milliseconds)
+
+    def get_metadata(self, model: str, version: int | str | None = None) -> Json:
+        """The tensors that a served model takes and gives, by the Open Inference Protocol."""
+        of_version = "" if version is None else f"/versions/{_part(version)}"
+        return self._json("GET", f"/v2/models/{_part(model)}{of_version}")
 
     def get_prediction(self, prediction_id: str) -> Json:
         """Where an answer came from: revision, version, bytes, experiment, data."""

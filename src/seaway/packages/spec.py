@@ -26,6 +26,7 @@ MAX_LABELS_BYTES = 4 * 1024 * 1024
 
 T = TypeVar("T")
 Count = Annotated[int, Meta(ge=1)]
+_UNKEEPABLE = re.compile(r"[\x00\ud800-\udfff]")
 
 
 class InputSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,9 +50,10 @@ class OutputSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 class ServingDefaults(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Section `serving`: what a deployment takes when it doesn't say otherwise."""
 
-    engines: Count | None = None
-    processes: Count | None = None
-    max_queue_size: Count | None = None
+    # The upper limits are those of a deployment's own settings.
+    engines: Annotated[int, Meta(ge=1, le=1024)] | None = None
+    processes: Annotated[int, Meta(ge=1, le=256)] | None = None
+    max_queue_size: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
     timeout_seconds: Annotated[float, Meta(gt=0, le=86_400)] | None = None
     max_batch_size: Count | None = None
     """Samples of one request; more are refused. None: what the input type says, else as many as fit in a body."""
@@ -154,7 +156,7 @@ def _load_yaml(package: Path) -> Any:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" (line {mark.line + 1})" if mark else ""
-        problem = getattr(error, "problem", None) or "unreadable"
+        problem = getattr(error, "problem", None) or getattr(error, "reason", None) or "unreadable"
         raise InvalidPackage(f"{SPEC_FILE} is not valid YAML{where}: {problem}.") from error
     except (RecursionError, ValueError) as error:
         raise InvalidPackage(f"{SPEC_FILE} can't be read: nested too deep, or not a YAML value.") from error
@@ -166,13 +168,18 @@ def _load_yaml(package: Path) -> Any:
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML without aliases (they make a small file expand without end) and without duplicate keys."""
+    """Safe YAML of text that can be kept, without aliases (a small file would expand without end) or duplicate keys."""
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
             mark = self.get_event().start_mark  # type: ignore[no-untyped-call]
             raise yaml.constructor.ConstructorError(None, None, "aliases (*name) are not allowed", mark)
         return super().compose_node(parent, index)
+
+    def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> Any:
+        if isinstance(node, yaml.ScalarNode) and _UNKEEPABLE.search(node.value):
+            raise yaml.constructor.ConstructorError(None, None, "text must be Unicode without NUL", node.start_mark)
+        return super().construct_scalar(node)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen = set()

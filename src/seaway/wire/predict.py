@@ -1,8 +1,8 @@
-"""`/predict` bodies: `{"inputs": X, "parameters"?: {...}, "model"?: "name"}` and their answers."""
+"""`/predict` bodies: `{"inputs": X, "parameters"?: {}, "model"?: "name"}` and their answers."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -19,7 +19,6 @@ class PredictRequest:
     """What a `/predict` body says; `inputs` are plain Python values."""
 
     inputs: Any
-    parameters: dict[str, Any] = field(default_factory=dict)
     model: str | None = None
 
 
@@ -53,10 +52,15 @@ def decode_predict(body: bytes | memoryview) -> PredictRequest:
     parameters = value.get("parameters")
     if parameters is not None and not isinstance(parameters, dict):
         raise InvalidRequest("parameters: expected an object.")
+    for name in parameters or ():
+        raise InvalidRequest(
+            f"parameters.{name[:80]} is not known here: /predict takes none. A time limit is the header "
+            "X-Request-Timeout-Seconds, a version ?version=."
+        )
     model = value.get("model")
     if model is not None and not isinstance(model, str):
         raise InvalidRequest("model: expected a string.")
-    return PredictRequest(value["inputs"], parameters or {}, model)
+    return PredictRequest(value["inputs"], model)
 
 
 def _count_keys(value: Any, enough: int) -> int:

@@ -42,8 +42,10 @@ def operations(registry: Registry) -> FakeOperations:
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    return Settings(home=tmp_path, max_upload_bytes=UPLOAD_LIMIT, inspect_memory_bytes=2 << 30, inspect_seconds=30)
+def settings(tmp_path: Path, request: pytest.FixtureRequest) -> Settings:
+    """A test may change some: `parametrize("settings", [{...}], indirect=True)`."""
+    changes = {"inspect_seconds": 30.0} | getattr(request, "param", {})
+    return Settings(home=tmp_path, max_upload_bytes=UPLOAD_LIMIT, inspect_memory_bytes=2 << 30, **changes)
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import httpx
 import pytest
 
+from seaway.api.objects import MAX_LEVELS
 from seaway.registry import Registry
 
 PARTS = {"dataset": "rows", "model": "scale", "architecture": "linear", "hyper_parameters": {"rate": 0.1}}
@@ -27,6 +28,15 @@ async def test_the_same_parts_are_the_same_experiment(http: httpx.AsyncClient, f
     assert (first.status_code, again.status_code) == (201, 200)
     assert first.json() == again.json()
     assert first.json()["dataset_digest"] == filled.get_dataset_version("rows").digest
+
+
+async def test_parameters_as_deep_as_allowed_are_read_again(http: httpx.AsyncClient, filled: Registry) -> None:
+    deep: object = 0.1
+    for _ in range(MAX_LEVELS):
+        deep = {"a": deep}
+    made = await http.post("/api/experiments", json=PARTS | {"hyper_parameters": deep})
+    assert (made.status_code, made.json()["spec"]["hyper_parameters"]) == (201, deep)
+    assert (await http.get("/api/experiments")).json()["items"] == [made.json()]
 
 
 @pytest.mark.parametrize(

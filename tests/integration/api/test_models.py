@@ -19,7 +19,8 @@ import httpx
 import numpy as np
 import pytest
 
-from seaway.api.pickles import is_pickle
+from seaway.api.pickles import is_pickle, refuse_pickles
+from seaway.errors import InvalidPackage
 from seaway.registry import Registry
 from support.registering import add_dataset
 from support.tiny import endless_model, external_data_model, scale_model, unknown_operator_model
@@ -130,6 +131,12 @@ async def test_known_bytes_may_still_get_an_experiment(http: httpx.AsyncClient, 
     assert (answer.status_code, answer.json()["experiment_id"]) == (200, experiment_id)
 
 
+async def test_metrics_of_known_bytes_need_their_experiment_too(http: httpx.AsyncClient) -> None:
+    await register(http, ("model.onnx", scale_model(2)))
+    answer = await register(http, ("model.onnx", scale_model(2)), metrics='{"error": 0.25}')
+    assert (answer.status_code, "send experiment_id too" in answer.json()["error"]) == (400, True)
+
+
 BAD = [
     ("no model", [("notes.txt", b"hello")], {}, 400, "onnx"),
     ("no ONNX", [("model.onnx", b"hello")], {}, 400, "ONNX"),
@@ -143,6 +150,12 @@ BAD = [
       ("k.json", b'[{"inputs": [1, 2, 3], "outputs": [9, 9, 9]}]')], {}, 400, "answer"),
     ("an experiment that is none", [("model.onnx", scale_model(2))], {"experiment_id": "f" * 32}, 404, "experiment"),
     ("metrics of no experiment", [("model.onnx", scale_model(2))], {"metrics": '{"a": 1}'}, 400, "experiment_id"),
+    ("deep metrics", [("model.onnx", scale_model(2))], {"metrics": '{"a":' * 300 + "1" + "}" * 300}, 400,
+     '"metrics" is nested too deeply: expected at most 32 levels'),
+    ("a NUL in seaway.yaml", [("model.onnx", scale_model(2)), ("seaway.yaml", b'description: "a\\0b"\n')], {}, 400,
+     "seaway.yaml is not valid YAML (line 1): text must be Unicode without NUL"),
+    ("engines without number", [("model.onnx", scale_model(2)), ("seaway.yaml", b"serving: {engines: 2000}\n")], {},
+     400, "'serving.engines': expected `int` <= 1024"),
     ("metrics that are no JSON", [("model.onnx", scale_model(2))], {"metrics": "0.9"}, 400, "metrics"),
     ("an archive that is none", [("package.zip", b"hello")], {}, 400, "archive"),
     ("half an archive", [("package.tar.gz", tarred(("model.onnx", scale_model(2)))[:60])], {}, 400, "archive"),
@@ -174,6 +187,7 @@ async def test_a_bad_package_is_refused_and_leaves_nothing(
     assert left_behind() == []
 
 
+@pytest.mark.parametrize("settings", [{"inspect_seconds": 3}], indirect=True)
 async def test_a_model_that_never_ends_is_refused(
     http: httpx.AsyncClient, registry: Registry, left_behind: LeftBehind
 ) -> None:
@@ -182,7 +196,7 @@ async def test_a_model_that_never_ends_is_refused(
     files = [("model.onnx", endless_model()), ("seaway.yaml", b"known_answers: k.json\n"), ("k.json", answers)]
     answer = await register(http, *files)
     assert answer.status_code == 400, answer.text
-    assert "more than" in answer.json()["error"]
+    assert "more than 3 s" in answer.json()["error"]
     assert registry.list_models().items == ()
     assert left_behind() == []
 
@@ -190,6 +204,19 @@ async def test_a_model_that_never_ends_is_refused(
 @pytest.mark.parametrize("kind", HARMFUL)
 def test_what_runs_code_on_load_is_recognised(kind: str) -> None:
     assert is_pickle(HARMFUL[kind])
+
+
+@pytest.mark.parametrize("protocol", [0, 1])
+def test_a_call_late_in_a_file_and_bytes_after_its_end_hide_nothing(protocol: int, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_bytes(pickle.dumps([list(range(100_000)), Runs()], protocol) + b"more")
+    with pytest.raises(InvalidPackage, match=r"'notes\.txt' is a pickle"):
+        refuse_pickles(tmp_path)
+
+
+def test_more_opcodes_than_are_followed_count_as_a_pickle(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_bytes(b"N0" * 600_000)
+    with pytest.raises(InvalidPackage, match=r"'notes\.txt' is a pickle"):
+        refuse_pickles(tmp_path)
 
 
 def test_numpy_s_objects_are_pickles_and_its_numbers_are_not() -> None:
@@ -200,8 +227,14 @@ def test_numpy_s_objects_are_pickles_and_its_numbers_are_not() -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"{}", b"cat\ndog\n", b"cat\ndog\n" * 9999, b"N.", b"x", b"\x1f\x8b", b"BZh", scale_model(2)]
-)
+    "content",
+    [
+        b"", b"{}", b"cat\ndog\n", b"cat\ndog\n" * 9999, b"N.", b"x", b"\x1f\x8b", b"BZh", scale_model(2),
+        # These begin with opcodes: an import, an instance, a call of nothing, text, plain values.
+        b"country,capital\nFrance,Paris\n.", b"(in short\na note\n.", b"cat\ndog\nRat\n.", b"code\nP1\nP2\n.",
+        b"V1\nV2\n.", pickle.dumps({"a": [1, 2.5, None]}, 0), pickle.dumps({"a": [1, 2.5, None]}, 1),
+    ],
+)  # fmt: skip
 def test_what_is_harmless_is_not_taken_for_a_pickle(content: bytes) -> None:
     assert not is_pickle(content)
 

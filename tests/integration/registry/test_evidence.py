@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
-from pathlib import Path
 
 import pytest
 from sqlalchemy import text
-from sqlalchemy.exc import DBAPIError
 
 from seaway.errors import ArtifactCorrupt, InvalidRequest, NotFound
 from seaway.registry import ArtifactStore, Registry
-from seaway.registry.tables import IMMUTABLE
 from support.registering import add_dataset, add_model, ready
 
 pytestmark = pytest.mark.timeout(120)
@@ -251,26 +248,3 @@ def test_every_change_is_in_the_audit_log_once_and_pages_hold_it_newest_first(sc
         ("ben", "alias.set", "scale/champion"),
         ("ada", "model.version", "scale/2"), ("ada", "model.version", "scale/1"),
     ]  # fmt: skip
-
-
-# --------------------------------------------------------------------------- immutable rows
-
-
-@pytest.mark.postgres
-def test_tables_are_not_truncated_either(postgres_database: str, tmp_path: Path) -> None:
-    registry = Registry(postgres_database, ArtifactStore(tmp_path))
-    registry.migrate()
-    for table in IMMUTABLE:
-        with pytest.raises(DBAPIError, match="never change"), registry._database._writing(0, 1) as connection:
-            connection.execute(text(f"truncate {table} cascade"))
-    registry.close()
-
-
-def test_rows_are_not_replaced_either(tmp_path: Path) -> None:
-    registry = Registry(f"sqlite:///{tmp_path / 'seaway.db'}", ArtifactStore(tmp_path))
-    registry.migrate()
-    add_model(registry, b"one")
-    for table in ("model_versions", "audit_log"):
-        with pytest.raises(DBAPIError, match="never change"), registry._database._writing(0, 1) as connection:
-            connection.execute(text(f"insert or replace into {table} select * from {table}"))
-    registry.close()

@@ -153,3 +153,9 @@ def test_logs_are_the_lines_as_they_are(server: ScriptedServer, seaway: Seaway) 
 
     assert seaway("logs", "churn", "--lines", "2").stdout.splitlines() == lines
     assert server.asked[0].query == {"model": "churn", "lines": "2"}
+
+
+def test_logs_are_objects_for_programs_and_a_cut_line_is_text(server: ScriptedServer, seaway: Seaway) -> None:
+    server.answers("GET /api/logs", {"lines": ['l": 1}', '{"event": "a"}']})
+
+    assert json.loads(seaway("--json", "logs").stdout) == ['l": 1}', {"event": "a"}]

@@ -60,8 +60,18 @@ def test_every_command_that_asks_reaches_its_server_or_says_that_there_is_none(s
     )
 
 
+@pytest.mark.parametrize(
+    ("key", "told"),
+    [
+        (["--api-key", "wrong"], "The API key was not accepted; check SEAWAY_API_KEY, or --api-key if it was given."),
+        ([], "This server asks for an API key; set SEAWAY_API_KEY, or give --api-key."),
+    ],
+    ids=["wrong", "none"],
+)
 @pytest.mark.parametrize("name", sorted(set(COMMANDS) - {"serve"}))
-def test_a_wrong_key_is_one_sentence_for_every_command(server: ScriptedServer, seaway: Seaway, name: str) -> None:
+def test_a_wrong_key_and_none_are_one_sentence_each_for_every_command(
+    server: ScriptedServer, seaway: Seaway, name: str, key: list[str], told: str
+) -> None:
     for method in ("GET", "POST", "PUT", "DELETE"):
         for path in ("status", "logs", "models", "models/churn/versions", "models/churn/aliases", "datasets"):
             server.answers(f"{method} /api/{path}", {"error": "Send the API key."}, status=401)
@@ -71,10 +81,40 @@ def test_a_wrong_key_is_one_sentence_for_every_command(server: ScriptedServer, s
             server.answers(f"{method} /api/{path}", {"error": "Send the API key."}, status=401)
     server.answers("POST /predict/churn", {"error": "Send the API key."}, status=401)
 
-    done = seaway(*name.split(), *ASKED[name], "--api-key", "wrong")
+    done = seaway(*name.split(), *ASKED[name], *key)
 
-    assert (done.exit_code, done.stdout, done.stderr) == (1, "", "Error: Send the API key.\n")
-    assert server.asked[0].headers["authorization"] == "Bearer wrong"
+    assert (done.exit_code, done.stdout, done.stderr) == (1, "", f"Error: {told}\n")
+    assert server.asked[0].headers.get("authorization") == ("Bearer wrong" if key else None)
+
+
+# Every place on a command line for the name of a model, a dataset or an alias.
+NAMED = [
+    "deploy {}", "undeploy {}", "rollback {}", "predict {} [1]", "logs {}", f"register {{}} {__file__}", "models {}",
+    "alias {}", "alias churn {}", "datasets show {}", f"datasets add {{}} {__file__}",
+    "experiments create --dataset {} --model m --architecture a",
+    "experiments create --dataset d --model {} --architecture a",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("line", NAMED)
+@pytest.mark.parametrize("name", ["bad/name", "a?b", "a#b", "a%2Fb", "..", "ä"])
+def test_what_cannot_be_a_name_is_wrong_usage_and_asks_nothing(
+    server: ScriptedServer, seaway: Seaway, line: str, name: str
+) -> None:
+    done = seaway(*(part.format(name) for part in line.split()))
+
+    assert done.exit_code == 2
+    assert f"{name!r} is no name: 1 to 128 characters out of letters, digits" in " ".join(done.stderr.split())
+    assert not server.asked
+
+
+@pytest.mark.parametrize("url", ["notaurl", "ftp://here", "http://", "http://here:x"])
+def test_an_address_that_is_none_is_wrong_usage(seaway: Seaway, url: str) -> None:
+    done = seaway("--url", url, "status")
+
+    assert done.exit_code == 2
+    assert done.stderr.startswith(f"Error: {url!r} is no address of a server")
+    assert done.stderr.count("\n") == 1
 
 
 def test_common_options_may_stand_before_the_command(server: ScriptedServer, seaway: Seaway) -> None:

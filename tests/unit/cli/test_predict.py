@@ -99,3 +99,40 @@ def test_a_picture_that_is_not_there_is_named(server: ScriptedServer, seaway: Se
     assert done.exit_code == 2
     assert "no-such.png can't be read: No such file or directory." in done.stderr
     assert not server.asked
+
+
+REFUSED = "inputs has shape [2]; 'x' takes [3] (-1 is any size)."
+
+
+@pytest.mark.parametrize(
+    ("typed", "path"), [([], "/v2/models/churn"), (["--version", "2"], "/v2/models/churn/versions/2")]
+)
+def test_an_input_of_another_shape_is_told_what_the_version_takes(
+    server: ScriptedServer, seaway: Seaway, typed: list[str], path: str
+) -> None:
+    server.answers("POST /predict/churn", {"error": REFUSED}, status=400)
+    inputs = [
+        {"name": "x", "datatype": "FP32", "shape": [-1, 3]},
+        {"name": "words", "datatype": "BYTES", "shape": [-1]},
+    ]
+    server.answers(f"GET {path}", {"name": "churn", "versions": ["2"], "inputs": inputs, "outputs": []})
+
+    done = seaway("predict", "churn", "[1, 2]", *typed)
+
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert done.stderr == f"Error: {REFUSED} churn takes x FP32[*,3], words BYTES[*]; * is any size.\n"
+
+
+def test_a_refusal_stays_what_it_is_when_nobody_says_what_the_version_takes(
+    server: ScriptedServer, seaway: Seaway
+) -> None:
+    server.answers("POST /predict/churn", {"error": REFUSED}, status=400)
+
+    assert seaway("predict", "churn", "[1, 2]").stderr == f"Error: {REFUSED}\n"
+
+
+def test_a_refusal_about_something_else_says_nothing_of_shapes(server: ScriptedServer, seaway: Seaway) -> None:
+    server.answers("POST /predict/churn", {"error": "inputs: the feature 'age' is missing."}, status=400)
+
+    assert seaway("predict", "churn", "{}").stderr == "Error: inputs: the feature 'age' is missing.\n"
+    assert len(server.asked) == 1

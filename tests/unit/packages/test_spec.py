@@ -63,6 +63,9 @@ def test_labels_may_be_a_file_of_lines(tmp_path: Path) -> None:
         ("input: [a]", "'input'"),
         ("serving: {engines: 0}", "'serving.engines'"),
         ("serving: {timeout_seconds: .nan}", "'serving.timeout_seconds'"),
+        ("serving: {engines: 1025}", "'serving.engines': expected `int` <= 1024"),
+        ("serving: {processes: 257}", "'serving.processes': expected `int` <= 256"),
+        ("serving: {max_queue_size: 1000001}", "'serving.max_queue_size': expected `int` <= 1000000"),
         ("serving: {gpu: 1}", "'serving.gpu'"),
         ("model: ../model.onnx", "relative"),
         ("model: /etc/passwd", "relative"),
@@ -75,7 +78,10 @@ def test_labels_may_be_a_file_of_lines(tmp_path: Path) -> None:
         ("input: " + "[" * 5000, "nested too deep|YAML"),
         ("description: 2020-99-99", "can't be read"),
         ("? [a]\n: b", "YAML"),
-        ("\x00", "YAML"),
+        ("\x00", "YAML: special characters"),
+        ('runtime: onnx\ndescription: "a\\0b"', "line 2.*without NUL"),
+        ('description: "\\ud800"', "line 1.*Unicode"),
+        ('"a\\0b": 1', "line 1.*without NUL"),
     ],
 )
 def test_a_mistake_is_refused_with_its_key(tmp_path: Path, text: str, named: str) -> None:
