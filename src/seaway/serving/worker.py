@@ -3,6 +3,10 @@
 The main thread does the I/O: it reads frames from gateways into the queue, refuses what the queue can't hold,
 enforces deadlines, and talks to control. Engine threads take one request at a time and do everything else: decode,
 validate, preprocess, run, postprocess, encode, send. The hop back needs no other thread unless a socket is full.
+
+A worker with a single engine and a fast model is *solo*: its main thread is the engine too, because handing a request
+of 10 µs to another thread costs more than the request. It looks at its sockets between two requests, answers in
+batches, and a watchdog thread ends the runs that overstay.
 """
 
 from __future__ import annotations
@@ -38,6 +42,12 @@ STUCK_SECONDS = 5.0
 """An engine that ignores its deadline this long can't be saved: the process ends and is replaced."""
 _READ_BYTES = 1 << 18
 _TICK_SECONDS = 0.05
+_IDLE_TICKS = 40
+_FAST_NS = 4_000_000
+_TURN_NS = 1_000_000
+"""How long a solo worker serves before it looks at its sockets again."""
+_BATCH = 8
+"""How many answers a solo worker sends together at most."""
 
 
 @dataclass(slots=True, eq=False)
@@ -50,6 +60,8 @@ class Connection:
     requests: dict[int, Request] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
     outbox: deque[memoryview] = field(default_factory=deque)
+    batch: list[messages.Buffer] = field(default_factory=list)
+    """Answers of a solo worker that go out together."""
     closed: bool = False
 
     def send(self, parts: list[messages.Buffer]) -> bool:
@@ -127,6 +139,9 @@ class Worker:
         self._run_ns = 0
         self._woken, self._waker = socket.socketpair()
         self._unsent: deque[Connection] = deque()
+        self._solo: tuple[Engine, Predictor] | None = None
+        self._unflushed: list[Connection] = []
+        self._something_runs = threading.Event()
 
     # ------------------------------------------------------------------ life
 
@@ -143,18 +158,29 @@ class Worker:
             signal.signal(number, self._on_signal)
         threading.Thread(target=self._load, name="loader", daemon=True).start()
         while not self._finished():
-            for key, mask in self._selector.select(self._timeout()):
-                if isinstance(key.data, Connection):
-                    self._serve(key.data, mask)
-                else:
-                    key.data(key.fileobj)
-            self._watch(time.monotonic_ns())
+            solo = self._solo
+            if solo is not None and not self._queue.empty():
+                self._work_through(*solo)
+                self._flush_batches()
+                self._look(0)
+            else:
+                self._flush_batches()
+                self._look(self._timeout())
+                self._watch(time.monotonic_ns())
         for _ in self._engines:
             self._queue.put(None)
         return 0 if self._phase != "failed" else 1
 
+    def _look(self, timeout: float) -> None:
+        """Wait so long for frames, and read them."""
+        for key, mask in self._selector.select(timeout):
+            if isinstance(key.data, Connection):
+                self._serve(key.data, mask)
+            else:
+                key.data(key.fileobj)
+
     def _timeout(self) -> float:
-        busy = self._page.load > 0 or any(engine.current for engine in self._engines)
+        busy = not self._queue.empty() or any(engine.current for engine in self._engines)
         return _TICK_SECONDS if busy or self._draining_since is not None else 1.0
 
     def _finished(self) -> bool:
@@ -200,6 +226,11 @@ class Worker:
 
     def _start_engines(self, predictor: Predictor) -> None:
         self._engines = [Engine(number) for number in range(self._config.engines)]
+        if len(self._engines) == 1 and _is_fast(predictor):
+            threading.Thread(target=self._watch_solo, args=(self._engines[0],), name="watchdog", daemon=True).start()
+            self._solo = (self._engines[0], predictor)
+            self._waker.send(b"e")
+            return
         for engine in self._engines:
             threading.Thread(
                 target=self._work, args=(engine, predictor), name=f"engine-{engine.number}", daemon=True
@@ -209,9 +240,14 @@ class Worker:
         if self._draining_since is None:
             self._phase, self._reason = phase, reason
         log.info("worker.phase", phase=phase, reason=reason)
+        self._tell_control()
+
+    def _tell_control(self) -> None:
+        """Send our status unasked. Called in any thread."""
         for connection in list(self._connections):
-            if connection.index == -1:
-                self._send(connection, [messages.pack(messages.STATUS, self._status())])
+            if connection.index == -1 and connection.send([messages.pack(messages.STATUS, self._status())]):
+                self._unsent.append(connection)
+                self._waker.send(b"w")
 
     def _status(self) -> messages.Status:
         times = os.times()
@@ -261,6 +297,8 @@ class Worker:
             self._selector.unregister(connection.sock)
             connection.sock.close()
         self._connections.discard(connection)
+        if connection.index is not None and connection.index >= 0:
+            self._page.set_sent(connection.index, 0)
         for request in list(connection.requests.values()):
             request.cancelled = True
 
@@ -291,7 +329,8 @@ class Worker:
             return
         connection.requests[request.request_id] = request
         self._queue.put(request)
-        self._publish()
+        if self._solo is None:
+            self._publish()
 
     def _refusal(self, request: Request, waiting: int, now: int) -> SeawayError | None:
         """Why this request can't wait here, if so: admission is decided by the queue's one owner."""
@@ -320,12 +359,15 @@ class Worker:
             if request is None or not (request.cancelled or now > request.deadline_ns):
                 engine.terminated_ns = 0
                 continue
-            request.handle.terminate()
-            engine.terminated_ns = engine.terminated_ns or now
-            if now - engine.terminated_ns > STUCK_SECONDS * 1e9:
-                log.error("worker.stuck", engine=engine.number, prediction_id=request.meta.prediction_id)
-                os._exit(70)
+            self._stop_run(engine, request, now)
         self._publish()
+
+    def _stop_run(self, engine: Engine, request: Request, now: int) -> None:
+        request.handle.terminate()
+        engine.terminated_ns = engine.terminated_ns or now
+        if now - engine.terminated_ns > STUCK_SECONDS * 1e9:
+            log.error("worker.stuck", engine=engine.number, prediction_id=request.meta.prediction_id)
+            os._exit(70)
 
     def _publish(self) -> None:
         running = sum(1 for engine in self._engines if engine.current)
@@ -335,27 +377,75 @@ class Worker:
 
     def _work(self, engine: Engine, predictor: Predictor) -> None:
         """Take requests until told to stop. Called in an engine thread."""
+        self._pin(engine)
+        while (request := self._queue.get()) is not None:
+            self._serve_one(engine, predictor, request)
+
+    def _pin(self, engine: Engine) -> None:
         cpus = self._config.cpus
         if cpus:
             process.pin_thread(cpus[engine.number % len(cpus)])
-        while (request := self._queue.get()) is not None:
-            started = time.monotonic_ns()
-            queue_ns = started - request.arrived_ns
-            if request.cancelled or started > request.deadline_ns:
-                self._skip(request, queue_ns)
-                continue
-            engine.current = request
-            self._page.begin(engine.number, request.connection.index or 0, request.request_id)
+
+    def _serve_one(self, engine: Engine, predictor: Predictor, request: Request) -> None:
+        started = time.monotonic_ns()
+        queue_ns = started - request.arrived_ns
+        if request.cancelled or started > request.deadline_ns:
+            self._skip(request, queue_ns)
+            return
+        self._page.begin(engine.number, request.connection.index or 0, request.request_id)
+        engine.current = request
+        try:
+            self._predict(predictor, request, queue_ns)
+        except Exception as error:  # noqa: BLE001 - outermost frame of the engine: answer, log, go on
+            refusal = self._translate(request, error)
+            self._answer_error(request, refusal, queue_ns=queue_ns, input_ns=time.monotonic_ns() - started)
+        finally:
+            self._page.end(engine.number)
+            engine.current = None
+            request.connection.requests.pop(request.request_id, None)
+            self._answered += 1
+
+    # ------------------------------------------------------------------ a solo worker
+
+    def _work_through(self, engine: Engine, predictor: Predictor) -> None:
+        """Serve what waits, for as long as nobody outside needs attention. Called in the main thread."""
+        self._something_runs.set()
+        until = time.monotonic_ns() + _TURN_NS
+        for _ in range(_BATCH):
             try:
-                self._predict(predictor, request, queue_ns)
-            except Exception as error:  # noqa: BLE001 - outermost frame of the engine: answer, log, go on
-                refusal = self._translate(request, error)
-                self._answer_error(request, refusal, queue_ns=queue_ns, input_ns=time.monotonic_ns() - started)
-            finally:
-                self._page.end(engine.number)
-                engine.current = None
-                request.connection.requests.pop(request.request_id, None)
-                self._answered += 1
+                request = self._queue.get_nowait()
+            except queue.Empty:
+                break
+            if request is not None:
+                self._serve_one(engine, predictor, request)
+            if time.monotonic_ns() > until:
+                break
+        self._publish()
+
+    def _flush_batches(self) -> None:
+        for connection in self._unflushed:
+            parts, connection.batch = connection.batch, []
+            if connection.send(parts):
+                self._unsent.append(connection)
+                self._waker.send(b"w")
+        self._unflushed.clear()
+
+    def _watch_solo(self, engine: Engine) -> None:
+        """End the runs of the main thread that overstay, and speak for it meanwhile. Called in a thread of its own."""
+        idle = 0
+        while True:
+            if idle > _IDLE_TICKS:
+                self._something_runs.clear()
+                self._something_runs.wait()
+                idle = 0
+            threading.Event().wait(_TICK_SECONDS)
+            request = engine.current
+            idle = 0 if request is not None else idle + 1
+            now = time.monotonic_ns()
+            if request is not None and now > request.deadline_ns:
+                self._stop_run(engine, request, now)
+            if request is not None and now - request.arrived_ns > 1e9:
+                self._tell_control()
 
     def _skip(self, request: Request, queue_ns: int) -> None:
         """Drop a request that nobody waits for any more; it never reaches the model."""
@@ -404,10 +494,21 @@ class Worker:
         self._send(request.connection, [messages.pack(messages.ANSWER, answer, request_id=request.request_id)])
 
     def _send(self, connection: Connection, parts: list[messages.Buffer]) -> None:
-        if connection.send(parts):
+        if self._solo is not None:
+            if not connection.batch:
+                self._unflushed.append(connection)
+            connection.batch += parts
+        elif connection.send(parts):
             self._unsent.append(connection)
             with contextlib.suppress(BlockingIOError):
                 self._waker.send(b"w")
+
+
+def _is_fast(predictor: Predictor) -> bool:
+    """Whether a warm sample takes so little that requests may wait for it in the socket."""
+    started = time.monotonic_ns()
+    predictor.warm_up()
+    return time.monotonic_ns() - started < _FAST_NS
 
 
 def main(config_json: bytes, parent_pid: int) -> int:
