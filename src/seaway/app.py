@@ -13,7 +13,7 @@ import random
 import socket
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import structlog
@@ -24,7 +24,10 @@ from seaway import faults
 from seaway.config import Settings
 from seaway.serving import bus, process
 from seaway.telemetry import logs
-from seaway.types import RoutingTable
+from seaway.types import RoutingTable, ServedVersion
+
+if TYPE_CHECKING:  # only gateways import it
+    from seaway.serving.plane import DataPlane
 
 log = structlog.get_logger()
 
@@ -43,44 +46,75 @@ def _uvicorn_config(app: Any, settings: Settings, protocol: Any, **more: Any) ->
 async def _gateway(settings: Settings, run: Path, index: int, listener: socket.socket) -> None:
     from seaway.api.gateway import edge_app, gateway_app  # noqa: PLC0415 - only this role imports the edge
     from seaway.api.lane import protocol_for  # noqa: PLC0415
-    from seaway.api.server import GatewayServer  # noqa: PLC0415
+    from seaway.api.server import Census, GatewayServer  # noqa: PLC0415
     from seaway.serving.plane import DataPlane  # noqa: PLC0415
     from seaway.telemetry.page import MetricsPage  # noqa: PLC0415
 
     page = MetricsPage(run / f"metrics-{index}.page")
-    plane = DataPlane(index=index, page=page, random=random.random)
+    plane = DataPlane(index=index, page=page, random=random.random, max_body_bytes=settings.max_body_bytes)
     app = gateway_app(plane, settings=settings, pages=lambda: sorted(run.glob("metrics-*.page")))
     edge = edge_app(app, settings=settings, control_socket=run / "control.sock")
     with contextlib.suppress(FileNotFoundError):
         await plane.apply(msgspec.json.decode((run / "table.json").read_bytes(), type=RoutingTable))
-    follower = asyncio.create_task(_follow_control(plane, run / "bus.sock", index), name="control-line")
-    await GatewayServer(_uvicorn_config(edge, settings, protocol_for(plane, settings))).serve(sockets=[listener])
+    line = ControlLine(plane, run / "bus.sock", index)
+    follower = asyncio.create_task(line.follow(), name="control-line")
+    census = Census(run / "connections.page", index=index, gateways=settings.gateways or 1)
+    server = GatewayServer(_uvicorn_config(edge, settings, protocol_for(plane, settings)), census)
+    server.every_second = line.report
+    await server.serve(sockets=[listener])
     follower.cancel()
 
 
-async def _follow_control(plane: object, path: Path, index: int) -> None:
-    """Apply every table that control pushes; without control, go on with the last one and try again."""
-    from seaway.serving.plane import DataPlane  # noqa: PLC0415
+class ControlLine:
+    """A gateway's line to control: tables come in, acknowledgements and what inline versions do go out."""
 
-    assert isinstance(plane, DataPlane)  # noqa: S101 - typed late because the import is late
-    while True:
-        try:
-            reader, writer = await bus.connect(str(path))
-        except OSError:
+    def __init__(self, plane: DataPlane, path: Path, index: int) -> None:
+        self._plane = plane
+        self._path = path
+        self._index = index
+        self._writer: asyncio.StreamWriter | None = None
+        self._moved_out: dict[int, tuple[str, str]] = {}
+        """By revision, until a table comes that says so too: model and reason."""
+        self._cpu_told: dict[int, int] = {}
+        plane.on_moved_out = self._on_moved_out
+
+    async def follow(self) -> None:
+        """Apply every table that control pushes; without control, go on with the last one and try again."""
+        while True:
+            try:
+                reader, self._writer = await bus.connect(str(self._path))
+            except OSError:
+                await asyncio.sleep(_RECONNECT_SECONDS)
+                continue
+            bus.send(self._writer, "gateway", index=self._index, pid=os.getpid())
+            for revision, (model, reason) in self._moved_out.items():
+                bus.send(self._writer, "demote", model=model, revision=revision, reason=reason)
+            try:
+                async for message in bus.receive(reader):
+                    table = msgspec.convert(message["table"], RoutingTable)
+                    await self._plane.apply(table)
+                    faults.point("publish.applied")
+                    bus.send(self._writer, "ack", generation=self._plane.generation)
+            except bus.BusBroken as error:
+                log.warning("gateway.control_line_broken", reason=str(error))
+            finally:
+                self._writer.close()
+                self._writer = None
             await asyncio.sleep(_RECONNECT_SECONDS)
-            continue
-        bus.send(writer, "gateway", index=index, pid=os.getpid())
-        try:
-            async for message in bus.receive(reader):
-                table = msgspec.convert(message["table"], RoutingTable)
-                await plane.apply(table)
-                faults.point("publish.applied")
-                bus.send(writer, "ack", generation=plane.generation)
-        except bus.BusBroken as error:
-            log.warning("gateway.control_line_broken", reason=str(error))
-        finally:
-            writer.close()
-        await asyncio.sleep(_RECONNECT_SECONDS)
+
+    def _on_moved_out(self, served: ServedVersion, reason: str) -> None:
+        self._moved_out[served.revision] = (served.model, reason)
+        if self._writer is not None:
+            bus.send(self._writer, "demote", model=served.model, revision=served.revision, reason=reason)
+
+    def report(self) -> None:
+        """Tell control what inline versions cost. Called about once a second."""
+        self._plane.check_growth()
+        for served, cpu_ns in self._plane.inline_cpu():
+            more = cpu_ns - self._cpu_told.get(served.revision, 0)
+            if more > 0 and self._writer is not None:
+                self._cpu_told[served.revision] = cpu_ns
+                bus.send(self._writer, "spent", model=served.model, version=served.version, cpu_seconds=more / 1e9)
 
 
 async def _control(settings: Settings, run: Path) -> None:

@@ -28,7 +28,9 @@ class Settings(BaseSettings):
     home: Path = Field(Path(".seaway"), description="State: database file, artifacts by digest.")
     host: str = Field("127.0.0.1", description="Address to listen on; anything but loopback needs api_key.")
     port: int = Field(8080, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
-    gateways: int = Field(1, ge=1, le=64, description="Gateway processes that share the port.")
+    gateways: int | None = Field(
+        None, ge=1, le=64, description="Gateway processes that share the port; default one a core, four at most."
+    )
     api_key: pydantic.SecretStr | None = Field(None, description="When set, every route asks for it.")
     allow_open: bool = Field(False, description="Listen beyond loopback without an API key.")
     database_url: str | None = Field(None, description="SQLAlchemy URL; default is SQLite in home.")

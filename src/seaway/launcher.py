@@ -31,12 +31,14 @@ import structlog
 from seaway.config import Settings, child_environment
 from seaway.errors import ConfigurationError
 from seaway.serving import bus
+from seaway.serving.process import available_cpus
 from seaway.telemetry import logs
 
 log = structlog.get_logger()
 
 _LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 _FAST_DEATH_SECONDS = 1.0
+_MAX_DEFAULT_GATEWAYS = 4
 _MAX_BACKOFF_SECONDS = 5.0
 _SO_ATTACH_FILTER, _BPF_RETURN = 26, 0x06
 """From <asm-generic/socket.h> and <linux/bpf_common.h>; Python names neither."""
@@ -74,7 +76,7 @@ class Launcher:
         fd = str(listener.fileno())
         self._gateways = [
             Child(f"gateway-{index}", ["gateway", str(run), str(index), fd], (listener.fileno(),))
-            for index in range(settings.gateways)
+            for index in range(settings.gateways or 1)
         ]
         self._writers: set[asyncio.StreamWriter] = set()
         self._stop = asyncio.Event()
@@ -292,6 +294,8 @@ def _make_run_directory(home: Path) -> Path:
 
 def run(settings: Settings) -> int:
     """Serve until SIGTERM or SIGINT; the exit status. Raises ConfigurationError before anything has started."""
+    gateways = settings.gateways or min(len(available_cpus()), _MAX_DEFAULT_GATEWAYS)
+    settings = settings.model_copy(update={"gateways": gateways})
     with contextlib.ExitStack() as stack:
         stack.enter_context(_lock_home(settings.home))
         listener = stack.enter_context(_listen(settings))

@@ -239,7 +239,7 @@ class LaneProtocol(HttpToolsProtocol):
             call.content_type, call.content_encoding, call.accept_encoding,
         )  # fmt: skip
         flight = self.lane.plane.start(request, self._answer)
-        if not flight.over:
+        if flight is not None and not flight.over:
             self._flight = flight
 
     def _answer(self, outcome: Prediction | SeawayError) -> None:

@@ -1,12 +1,16 @@
-"""uvicorn as gateways run it: the lane in front, fair acceptance beside other gateways, polite at its end."""
+"""uvicorn as gateways run it: connections shared out evenly among gateways, swept while idle, closed politely."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import mmap
+import os
 import select
 import socket
 import time
+from collections.abc import Callable
+from pathlib import Path
 
 import structlog
 import uvicorn
@@ -17,14 +21,104 @@ log = structlog.get_logger()
 
 LAME_DUCK_SECONDS = 0.5
 _SWEEP_SECONDS = 1.0
+_TURN_SECONDS = 0.001
+_EXHAUSTED_SECONDS = 0.1
+
+
+class Census:
+    """How many connections each gateway of a server has: one mapped word for each, which only that gateway writes."""
+
+    def __init__(self, path: Path, *, index: int, gateways: int) -> None:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            os.ftruncate(fd, 8 * gateways)
+            self._map = mmap.mmap(fd, 8 * gateways)
+        finally:
+            os.close(fd)
+        self._words = memoryview(self._map).cast("Q")
+        self._index = index
+        self.set(0)
+
+    def set(self, connections: int) -> None:
+        self._words[self._index] = connections
+
+    @property
+    def has_most(self) -> bool:
+        """Whether another gateway has fewer connections than this one."""
+        return self._words[self._index] > min(self._words)
 
 
 class GatewayServer(uvicorn.Server):
-    """uvicorn that sweeps out idle and stalled connections, and answers what is on its way before it leaves."""
+    """uvicorn that takes its turn accepting connections, and answers what is on its way before it leaves."""
+
+    def __init__(self, config: uvicorn.Config, census: Census) -> None:
+        super().__init__(config)
+        self._census = census
+        self.every_second: Callable[[], None] = lambda: None
+        """Called about once a second, in the event loop."""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
+        self._loop = asyncio.get_running_loop()
+        self._listeners = list(sockets or [])
+        for listener in self._listeners:
+            listener.setblocking(False)
+            self._loop.add_reader(listener, self._accept, listener)
         self._sweeper = asyncio.create_task(self._sweep(), name="sweep")
+        self._arrivals: set[asyncio.Task[None]] = set()
+        self.started = True
+
+    # ------------------------------------------------------------------ accepting
+
+    def _accept(self, listener: socket.socket, *, waited: bool = False) -> None:
+        """Take one connection, or leave it for a moment to a gateway that has fewer. Called by the event loop.
+
+        All gateways wait at the same socket, and one that is quick would otherwise take a whole burst.
+        """
+        self._census.set(len(self.server_state.connections) + len(self._arrivals))
+        if not waited and self._census.has_most:
+            self._wait(listener, _TURN_SECONDS, waited=True)
+            return
+        try:
+            connection, _ = listener.accept()
+        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+            return  # another gateway has it
+        except OSError as error:
+            log.error("gateway.cannot_accept", reason=error.strerror)  # noqa: TRY400 - out of file descriptors, most likely
+            self._wait(listener, _EXHAUSTED_SECONDS, waited=False)
+            return
+        task = self._loop.create_task(self._arrive(connection))
+        self._arrivals.add(task)
+        task.add_done_callback(self._arrivals.discard)
+
+    def _wait(self, listener: socket.socket, seconds: float, *, waited: bool) -> None:
+        self._loop.remove_reader(listener)
+        self._loop.call_later(seconds, self._look_again, listener, waited)
+
+    def _look_again(self, listener: socket.socket, waited: bool) -> None:
+        if listener in self._listeners:
+            self._accept(listener, waited=waited)
+            self._loop.add_reader(listener, self._accept, listener)
+
+    async def _arrive(self, connection: socket.socket) -> None:
+        def protocol() -> asyncio.Protocol:
+            return self.config.http_protocol_class(  # type: ignore[call-arg]
+                config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+            )
+
+        connection.setblocking(False)
+        try:
+            await self._loop.connect_accepted_socket(protocol, connection)
+        except OSError as error:
+            log.debug("gateway.connection_lost_early", reason=str(error))
+            connection.close()
+
+    def _stop_accepting(self) -> None:
+        listeners, self._listeners = self._listeners, []
+        for listener in listeners:
+            self._loop.remove_reader(listener)
+            listener.close()
+
+    # ------------------------------------------------------------------ looking after connections
 
     async def _sweep(self) -> None:
         """Look after connections that do nothing; a timer for each of them would cost more than their requests."""
@@ -34,6 +128,8 @@ class GatewayServer(uvicorn.Server):
             for connection in list(self.server_state.connections):
                 if isinstance(connection, LaneProtocol):
                     connection.sweep(now)
+            self._census.set(len(self.server_state.connections))
+            self.every_second()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop accepting, answer each connection's next request with `Connection: close`, then close the idle ones."""
@@ -45,10 +141,8 @@ class GatewayServer(uvicorn.Server):
                 # A connection that the kernel has taken would be reset when the listener closes: accept it first.
                 while waiting.poll(0):  # noqa: ASYNC110 - the event loop accepts meanwhile
                     await asyncio.sleep(0.001)
-        for server in self.servers:
-            server.close()
-        for sock in sockets or []:
-            sock.close()
+                await asyncio.gather(*self._arrivals, return_exceptions=True)
+        self._stop_accepting()
         self.server_state.default_headers = [*self.server_state.default_headers, (b"connection", b"close")]
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LAME_DUCK_SECONDS):

@@ -73,7 +73,7 @@ class Controller:
         self._woken = asyncio.Event()
         self._moved = asyncio.Condition()
         self.fleet = WorkerFleet(run / "launcher.sock", changed=self._woken.set, died=self._on_death)
-        self.gateways = GatewayHub(run, expected=settings.gateways, replace=self.fleet.replace_gateway)
+        self.gateways = GatewayHub(run, expected=settings.gateways or 1, replace=self.fleet.replace_gateway)
         self._wishes: dict[str, Wish] = {}
         self._versions: dict[tuple[str, int], ModelVersion] = {}
         self._health: dict[int, Health] = {}

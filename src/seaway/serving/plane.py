@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
 from collections.abc import Callable
 from typing import Any
@@ -20,7 +21,9 @@ from seaway.errors import (
     Unavailable,
 )
 from seaway.serving import ids, messages
+from seaway.serving.inline import MAX_GROWTH_BYTES, InlineVersion, Watchdog, resident_bytes
 from seaway.serving.pool import Call, Pool, Rerouted, Result
+from seaway.serving.predictor import Payload
 from seaway.serving.router import Router, sticky_point
 from seaway.telemetry.page import MetricsPage, Timings
 from seaway.types import RoutingTable, ServedVersion
@@ -40,7 +43,7 @@ class InferCall(msgspec.Struct, frozen=True):
     version: str | None
     protocol: str
     """predict or infer"""
-    body: bytes | bytearray
+    body: bytes
     timeout_seconds: float | None = None
     """None: the deployment's default."""
     key: str | None = None
@@ -169,8 +172,11 @@ class Flight:
 class DataPlane:
     """Routes, forwards and counts. One for each gateway process; lives on its event loop."""
 
-    def __init__(self, *, index: int, page: MetricsPage, random: Callable[[], float]) -> None:
+    def __init__(
+        self, *, index: int, page: MetricsPage, random: Callable[[], float], max_body_bytes: int = 1 << 26
+    ) -> None:
         self.index = index
+        self._max_body_bytes = max_body_bytes
         self.router: Router | None = None
         self._page = page
         self._random = random
@@ -179,6 +185,15 @@ class DataPlane:
         self._next_id = time.monotonic_ns() & 0xFFFF_FFFF_FFFF
         self._counter = 0
         self._apply_lock = asyncio.Lock()
+        self._inline: dict[str, InlineVersion] = {}
+        """By model: the one version that serves it, if that runs here."""
+        self._loaded: dict[PoolKey, InlineVersion] = {}
+        self._moved_out: dict[PoolKey, str] = {}
+        self._loading: set[asyncio.Task[None]] = set()
+        self._watchdog: Watchdog | None = None
+        self._base_bytes: int | None = None
+        self.on_moved_out: Callable[[ServedVersion, str], None] = lambda served, reason: None
+        """Told when a version must not run inline any more, and why."""
 
     @property
     def generation(self) -> int:
@@ -199,8 +214,87 @@ class DataPlane:
                     self._pools[key] = Pool(served, self.index)
             await asyncio.gather(*(self._pools[key].update(served) for key, served in wanted.items()))
             self.router = Router(table)
+            self._choose_inline()
             for key in self._pools.keys() - wanted.keys():
                 self._pools.pop(key).retire()
+                self._loaded.pop(key, None)
+                self._moved_out.pop(key, None)
+            for key, served in wanted.items():
+                if served.inline is not None and key not in self._loaded and key not in self._moved_out:
+                    task = asyncio.create_task(self._load_inline(key, served), name=f"inline-{served.model}")
+                    self._loading.add(task)
+                    task.add_done_callback(self._loading.discard)
+
+    # ------------------------------------------------------------------ versions that run here
+
+    async def _load_inline(self, key: PoolKey, served: ServedVersion) -> None:
+        """Make a version ready to run here; its workers answer meanwhile, and for good if that fails."""
+        if self._watchdog is None:
+            self._watchdog = Watchdog(self.move_out)
+        if self._base_bytes is None:
+            self._base_bytes = resident_bytes()
+        opened = functools.partial(InlineVersion.open, served, self._watchdog, max_body_bytes=self._max_body_bytes)
+        try:
+            version = await asyncio.to_thread(opened)
+        except SeawayError as error:
+            self._moved_out[key] = str(error)
+            self.on_moved_out(served, f"it can't be loaded in a gateway: {error}")
+            return
+        if key in self._pools:
+            self._loaded[key] = version
+            self._choose_inline()
+
+    def _choose_inline(self) -> None:
+        """Where one version serves a model and runs here, requests needn't be routed at all."""
+        self._inline = {}
+        for model, arms in (self.router.models if self.router else {}).items():
+            version = self._loaded.get((model, arms[0].version, arms[0].revision)) if len(arms) == 1 else None
+            if version is not None and arms[0].inline is not None:
+                self._inline[model] = version
+
+    def move_out(self, served: ServedVersion, reason: str) -> None:
+        """Run a version in its workers only, from now on. Called on the event loop."""
+        key = (served.model, served.version, served.revision)
+        if key in self._moved_out:
+            return
+        self._moved_out[key] = reason
+        self._loaded.pop(key, None)
+        self._choose_inline()
+        log.warning("inline.moved_out", model=served.model, version=served.version, reason=reason)
+        self.on_moved_out(served, reason)
+
+    def check_growth(self) -> None:
+        """Move every inline version out when this process has grown too much with them. Called about once a second."""
+        size = resident_bytes() if self._loaded else None
+        if size is None or self._base_bytes is None or size - self._base_bytes < MAX_GROWTH_BYTES:
+            return
+        for version in list(self._loaded.values()):
+            self.move_out(version.served, f"the gateway has grown by {(size - self._base_bytes) >> 20} MiB")
+
+    def inline_cpu(self) -> list[tuple[ServedVersion, int]]:
+        """CPU nanoseconds of each version that runs here, since it was loaded."""
+        return [(version.served, version.cpu_ns) for version in self._loaded.values()]
+
+    def _answer_inline(
+        self, version: InlineVersion, request: InferCall, started: int
+    ) -> Prediction | SeawayError | None:
+        """The end of a request that ran here; None: it goes to the workers."""
+        served = version.served
+        prediction_id = self.new_prediction_id(served)
+        payload = Payload(
+            request.protocol, request.body, request.header_length,
+            request.content_type, request.content_encoding, request.accept_encoding,
+        )  # fmt: skip
+        try:
+            found = version.answer(payload, prediction_id)
+        except SeawayError as error:
+            self.count(served, outcome_of(error), None, time.monotonic_ns() - started)
+            return error
+        if found is None:
+            return None
+        total = time.monotonic_ns() - started
+        self.count(served, "ok", found[0], total)
+        return Prediction(Result(*found), served, prediction_id, total)
 
     def resolve(self, model: str, version: str | None, key: str | None = None) -> ServedVersion:
         """The version that would answer. Raises NotFound, or Unavailable when it is not ready."""
@@ -208,9 +302,16 @@ class DataPlane:
             raise Unavailable("This gateway has no routing table yet; retry in a moment.")
         return self.router.resolve(model, version, sticky_point(key, model) if key is not None else self._random())
 
-    def start(self, request: InferCall, done: Done) -> Flight:
-        """Send a request on its way. `done` gets its end, at the earliest before this returns."""
-        flight = Flight(self, request, done, time.monotonic_ns())
+    def start(self, request: InferCall, done: Done) -> Flight | None:
+        """Send a request on its way. `done` gets its end; before this returns where the version runs here."""
+        started = time.monotonic_ns()
+        version = self._inline.get(request.model)
+        if version is not None and request.version is None and len(request.body) <= version.max_body_bytes:
+            outcome = self._answer_inline(version, request, started)
+            if outcome is not None:
+                done(outcome)
+                return None
+        flight = Flight(self, request, done, started)
         flight.launch()
         return flight
 
@@ -229,7 +330,8 @@ class DataPlane:
         try:
             outcome = await self._wait(future, left)
         finally:
-            flight.cancel()
+            if flight is not None:
+                flight.cancel()
         if isinstance(outcome, SeawayError):
             raise outcome
         return outcome

@@ -53,7 +53,7 @@ class Call:
     request_id: int
     deadline_ns: int
     meta: messages.Predict
-    body: bytes | bytearray
+    body: bytes
     done: Callable[[Result | SeawayError], None]
     channel: Channel | None = None
     retried: bool = False

@@ -6,6 +6,7 @@ Engine threads call them on one shared Predictor, which never changes after `ope
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -149,6 +150,23 @@ class Predictor:
             return Reply(encoded.chunks, encoded.n_bytes, encoded.header_length, kind, "", prepared.rows)
         packed = pack(encoded.chunks, encoding)
         return Reply([packed], len(packed), encoded.header_length, kind, encoding, prepared.rows)
+
+    def answer(
+        self, payload: Payload, prediction_id: str, handle: RunHandle | None = None, *, max_rows: int = 0
+    ) -> tuple[Reply | None, int, int, int]:
+        """All three steps for one request, and the nanoseconds that each took.
+
+        The reply is None, and nothing has run, for a request of more than `max_rows` samples (0: any number).
+        """
+        began = time.monotonic_ns()
+        prepared = self.prepare(payload)
+        ready = time.monotonic_ns()
+        if max_rows and prepared.rows > max_rows:
+            return None, ready - began, 0, 0
+        (outputs,) = self.run((prepared,), handle)
+        ran = time.monotonic_ns()
+        reply = self.encode(prepared, outputs, prediction_id)
+        return reply, ready - began, ran - ready, time.monotonic_ns() - ran
 
     def warm_up(self) -> None:
         """Replay the known answers, or inputs made up from the signature. Raises WarmUpFailed saying what differed."""

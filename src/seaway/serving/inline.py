@@ -1,0 +1,174 @@
+"""Versions that run inside the gateway: no hop, no other process, for models of a few microseconds (ADR 6).
+
+What makes that safe: the version has proved itself in a worker, which stays and takes whatever is not plain business;
+an inline run that fails for a reason of its own is answered by the worker instead; a version that does so again and
+again, uses more CPU than its budget, or runs on and on is moved out for good. A watchdog thread ends the run that
+doesn't end by itself.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import structlog
+
+from seaway.errors import InvalidRequest, PayloadTooLarge, UnsupportedEncoding
+from seaway.runtimes.base import RunHandle
+from seaway.serving import messages
+from seaway.serving.predictor import Payload, Predictor
+from seaway.types import InlineSpec, ServedVersion
+
+log = structlog.get_logger()
+
+_TICK_SECONDS = 0.02
+_IDLE_TICKS = 50
+_RUN_CPU_NS = 20_000_000
+"""CPU time after which a single run is ended: a hundred times the budget."""
+_RUN_WALL_NS = 1_000_000_000
+_SAMPLE = 16
+"""Every so many requests the thread's CPU clock is read: it costs as much as a small model."""
+_PATIENCE = 8
+"""Samples over budget, or failures, in a row, before a version is moved out."""
+_CALLERS_FAULT = (InvalidRequest, PayloadTooLarge, UnsupportedEncoding)
+MAX_GROWTH_BYTES = 256 << 20
+"""How much the gateway may grow with its inline versions before they are all moved out."""
+
+
+class InlineVersion:
+    """One loaded version, run by the event loop's thread. `answer` is called by that thread only."""
+
+    def __init__(self, served: ServedVersion, spec: InlineSpec, predictor: Predictor, watchdog: Watchdog) -> None:
+        self.served = served
+        self.max_body_bytes = spec.max_body_bytes
+        self.cpu_ns = 0
+        """Thread CPU time spent so far, extrapolated from samples."""
+        self._budget_ns = spec.budget_ns
+        self._max_rows = spec.max_rows
+        self._predictor = predictor
+        self._watchdog = watchdog
+        self._handle = RunHandle()
+        self._countdown = 1
+        self._over_budget = 0
+        self._failures = 0
+
+    @classmethod
+    def open(cls, served: ServedVersion, watchdog: Watchdog, *, max_body_bytes: int) -> InlineVersion:
+        """Load and warm up; a worker has verified the files. Called in a thread. Raises SeawayError."""
+        assert served.inline is not None  # noqa: S101 - the caller looked
+        predictor = Predictor.open(
+            Path(served.inline.package), model=served.model, version=served.version, max_body_bytes=max_body_bytes
+        )
+        predictor.warm_up()
+        return cls(served, served.inline, predictor, watchdog)
+
+    def answer(self, payload: Payload, prediction_id: str) -> tuple[messages.Answer, bytes | memoryview] | None:
+        """The answer, or None: the worker should see to this request.
+
+        Raises InvalidRequest, PayloadTooLarge or UnsupportedEncoding, which are the caller's fault.
+        """
+        self._countdown -= 1
+        cpu = 0 if self._countdown else time.thread_time_ns()
+        watchdog = self._watchdog
+        watchdog.begin(self._handle)
+        try:
+            reply, input_ns, infer_ns, output_ns = self._predictor.answer(
+                payload, prediction_id, self._handle, max_rows=self._max_rows
+            )
+        except _CALLERS_FAULT:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it is, the worker tries it in a process of its own
+            self._fail(error)
+            return None
+        finally:
+            watchdog.end()
+            if not self._countdown:
+                self._sample(time.thread_time_ns() - cpu)
+        if reply is None:
+            return None
+        self._failures = 0
+        chunks = reply.chunks
+        answer = messages.Answer(
+            None, 0.0, reply.header_length, reply.content_type, reply.content_encoding,
+            0, input_ns, infer_ns, output_ns, reply.rows,
+        )  # fmt: skip
+        return answer, chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+    def _sample(self, spent_ns: int) -> None:
+        self._countdown = _SAMPLE
+        self.cpu_ns += spent_ns * _SAMPLE
+        # A request may have many rows; its budget is for one.
+        self._over_budget = self._over_budget + 1 if spent_ns > 2 * self._budget_ns else 0
+        if self._over_budget >= _PATIENCE:
+            self._watchdog.suspect(
+                self.served, f"its requests take {spent_ns / 1e3:.0f} µs of CPU, over {self._budget_ns / 1e3:.0f}"
+            )
+
+    def _fail(self, error: Exception) -> None:
+        self._failures += 1
+        if self._handle.terminated:
+            self._handle = RunHandle()
+            self._watchdog.suspect(self.served, f"a run took more than {_RUN_CPU_NS / 1e6:.0f} ms and was ended")
+        elif self._failures >= _PATIENCE:
+            self._watchdog.suspect(self.served, f"{self._failures} runs in a row failed ({type(error).__name__})")
+
+
+class Watchdog:
+    """Ends inline runs that overstay. One thread for each gateway, which sleeps while nothing runs inline."""
+
+    def __init__(self, suspect: Callable[[ServedVersion, str], None]) -> None:
+        """`suspect` is told which version must go, and why. Make it in the event loop's thread."""
+        self.suspect = suspect
+        has_clock = hasattr(time, "pthread_getcpuclockid")
+        self._clock = time.pthread_getcpuclockid(threading.get_ident()) if has_clock else -1
+        self._handle: RunHandle | None = None
+        self._runs = 0
+        self._sleeps = True
+        self._wake = threading.Event()
+        self._tick = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="inline-watchdog", daemon=True)
+        self._thread.start()
+
+    def begin(self, handle: RunHandle) -> None:
+        """A run starts. Called by the event loop's thread."""
+        self._runs += 1
+        self._handle = handle
+        if self._sleeps:
+            self._sleeps = False
+            self._wake.set()
+
+    def end(self) -> None:
+        """It has ended."""
+        self._handle = None
+
+    def _watch(self) -> None:
+        seen, quiet, cpu, began = -1, 0, 0, 0
+        while True:
+            if quiet > _IDLE_TICKS:
+                self._sleeps = True
+                self._wake.wait()
+                self._wake.clear()
+                quiet = 0
+            self._tick.wait(_TICK_SECONDS)
+            handle, run = self._handle, self._runs
+            quiet = quiet + 1 if run == seen and handle is None else 0
+            if handle is None or run != seen:
+                seen, cpu, began = run, self._cpu(), time.monotonic_ns()
+            elif self._cpu() - cpu > _RUN_CPU_NS or time.monotonic_ns() - began > _RUN_WALL_NS:
+                handle.terminate()
+
+    def _cpu(self) -> int:
+        """CPU time of the event loop's thread; where the system has no such clock, wall time stands in."""
+        return time.clock_gettime_ns(self._clock) if self._clock != -1 else time.monotonic_ns()
+
+
+def resident_bytes() -> int | None:
+    """Resident memory of this process; None where the system doesn't say."""
+    try:
+        with open("/proc/self/statm") as file:  # noqa: PTH123 - once a second
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return None
