@@ -59,6 +59,7 @@ class GatewayServer(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
+        self.servers = []
         self._listeners = list(sockets or [])
         for listener in self._listeners:
             listener.setblocking(False)
