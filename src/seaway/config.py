@@ -95,7 +95,9 @@ class Settings(BaseSettings):
 
 def child_environment(*, worker: bool) -> dict[str, str]:
     """What a child process inherits. A worker runs somebody's model: no secrets, and no thread pools of its own."""
-    environment = dict(os.environ)
+    # glibc gives tensors of more than 128 kB back to the kernel after each request, and takes new pages for the next:
+    # 600 kB in and out cost 1.0 ms of CPU so, and 0.4 ms with up to 64 MiB kept. Blocks over 16 MiB still go back.
+    environment = {"MALLOC_MMAP_THRESHOLD_": str(16 * MIB), "MALLOC_TRIM_THRESHOLD_": str(64 * MIB), **os.environ}
     if worker:
         environment = {name: value for name, value in environment.items() if not name.startswith("SEAWAY_")}
         environment |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}

@@ -159,12 +159,12 @@ def read_timeout(text: str | None) -> float | None:
     return seconds
 
 
-def asked_timeout(json_part: bytes | bytearray) -> float | None:
+def asked_timeout(json_part: bytes | memoryview) -> float | None:
     """The protocol's `timeout` parameter (µs); the JSON is parsed here only when a byte search finds the word."""
-    if len(json_part) > _JSON_SEARCH_BYTES or b'"timeout"' not in json_part:
+    if len(json_part) > _JSON_SEARCH_BYTES or b'"timeout"' not in (text := bytes(json_part)):
         return None
     try:
-        value = msgspec.json.decode(json_part, type=_Asked).parameters.get("timeout")
+        value = msgspec.json.decode(text, type=_Asked).parameters.get("timeout")
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
         return None  # the worker says what is wrong with the body
     if value is None or value == 0:

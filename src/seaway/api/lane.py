@@ -8,6 +8,7 @@ stricter than HTTP, and must never be more permissive.
 
 from __future__ import annotations
 
+import asyncio
 import random
 import re
 from typing import Any
@@ -21,6 +22,7 @@ from seaway.api.errors import error_parts
 from seaway.api.infer import asked_timeout, read_header_length, read_timeout
 from seaway.config import Settings
 from seaway.errors import DeadlineExceeded, InvalidRequest, SeawayError
+from seaway.serving.arena import MIN_LENT_BYTES, Slot
 from seaway.serving.plane import DataPlane, Flight, InferCall, Prediction
 from seaway.telemetry.trace import next_traceparent
 
@@ -140,6 +142,8 @@ class LaneProtocol(HttpToolsProtocol):
         self._flight: Flight | None = None
         self._traceparent = ""
         self._later: list[bytes] = []
+        self._bulk: _Bulk | None = None
+        self._sending: Slot | None = None
         self._leaving = False
         self.active = True
         """Something was read or answered since `sweep` looked."""
@@ -173,10 +177,13 @@ class LaneProtocol(HttpToolsProtocol):
             if self.timeout_keep_alive_task is not None:
                 self._unset_keepalive_if_required()
             stop = end + head.length
-            if len(data) < stop:
+            if head.length >= MIN_LENT_BYTES:
+                self._begin_large(head, memoryview(data)[end:stop])
+            elif len(data) < stop:
                 self._head, self._missing, self._body = head, stop - len(data), [data[end:]]
                 return
-            self._take(head, data[end:stop])
+            else:
+                self._take(head, data[end:stop], None)
             data = data[stop:]
             if data and self._flight is not None:
                 self._later.append(data)
@@ -209,9 +216,28 @@ class LaneProtocol(HttpToolsProtocol):
         rest = data[len(data) + missing :] if missing else b""
         self._body.append(data[: len(data) + missing] if missing else data)
         body, self._body, self._head = b"".join(self._body), [], None
-        self._take(head, body)
+        self._take(head, body, None)
         if rest:
             self.data_received(rest)
+
+    def _begin_large(self, head: Head, first: memoryview) -> None:
+        """Receive a large body straight to where it is read: an arena that the version's workers share, if possible."""
+        assert self.lane is not None  # noqa: S101 - narrows the type
+        slot = self.lane.plane.lend(head.call, head.length)
+        body = slot.body if slot is not None else memoryview(bytearray(head.length))
+        body[: len(first)] = first
+        if len(first) == head.length:
+            self._take(head, body, slot)
+            return
+        self._head = head
+        self._bulk = _Bulk(self, head, body, len(first), slot)
+        self.transport.set_protocol(self._bulk)
+
+    def end_large(self, bulk: _Bulk) -> None:
+        """The body is complete. Called by `_Bulk`."""
+        self.transport.set_protocol(self)
+        self._head = self._bulk = None
+        self._take(bulk.head, bulk.body, bulk.slot)
 
     def on_message_begin(self) -> None:
         self._in_message = True
@@ -223,7 +249,7 @@ class LaneProtocol(HttpToolsProtocol):
 
     # ------------------------------------------------------------------ answering
 
-    def _take(self, head: Head, body: bytes) -> None:
+    def _take(self, head: Head, body: bytes | memoryview, slot: Slot | None) -> None:
         assert self.lane is not None  # noqa: S101 - narrows the type
         call = head.call
         timeout = call.timeout_seconds
@@ -231,12 +257,14 @@ class LaneProtocol(HttpToolsProtocol):
             if timeout is None and call.protocol == "infer":
                 timeout = asked_timeout(body if call.header_length is None else body[: call.header_length])
         except InvalidRequest as error:
+            if slot is not None:
+                slot.release()
             self._refuse(error)
             return
         self._traceparent = next_traceparent(head.traceparent, random.getrandbits)
         request = InferCall(
             call.model, call.version, call.protocol, body, timeout, call.key, call.header_length,
-            call.content_type, call.content_encoding, call.accept_encoding,
+            call.content_type, call.content_encoding, call.accept_encoding, slot,
         )  # fmt: skip
         flight = self.lane.plane.start(request, self._answer)
         if flight is not None and not flight.over:
@@ -246,6 +274,8 @@ class LaneProtocol(HttpToolsProtocol):
         """Write the answer. Called by the data plane, perhaps before `start` has returned."""
         waited, self._flight = self._flight is not None, None
         if self.transport.is_closing():
+            if isinstance(outcome, Prediction) and outcome.result.slot is not None:
+                outcome.result.slot.release()
             return
         if isinstance(outcome, SeawayError):
             self._refuse(outcome)
@@ -270,7 +300,17 @@ class LaneProtocol(HttpToolsProtocol):
             f"seaway-version: {prediction.served.version}\r\nseaway-prediction-id: {prediction.prediction_id}\r\n"
             f"traceparent: {self._traceparent}\r\n{more}content-length: {len(body)}\r\n\r\n"
         ).encode()
-        self.transport.write(head + body)
+        slot = prediction.result.slot
+        if slot is None and len(body) < MIN_LENT_BYTES:
+            self.transport.write(head + body)
+        else:
+            if slot is not None:
+                # With this limit the transport tells when it has written everything.
+                self._sending = slot
+                self.transport.set_write_buffer_limits(high=0)
+            self.transport.writelines([head, body])
+            if slot is not None and self.transport.get_write_buffer_size() == 0:
+                self._sent()
         self._answered()
 
     def _refuse(self, error: SeawayError, *, close: bool = False) -> None:
@@ -301,8 +341,16 @@ class LaneProtocol(HttpToolsProtocol):
 
     # ------------------------------------------------------------------ the connection's life
 
+    def _sent(self) -> None:
+        """The answer has left its slot, or never will."""
+        if self._sending is not None:
+            self._sending.release()
+            self._sending = None
+            self.transport.set_write_buffer_limits()
+
     def resume_writing(self) -> None:
         super().resume_writing()
+        self._sent()
         if self._flight is None:
             self._go_on()
 
@@ -310,6 +358,10 @@ class LaneProtocol(HttpToolsProtocol):
         flight, self._flight, self._head = self._flight, None, None
         if flight is not None:
             flight.cancel()
+        if self._bulk is not None and self._bulk.slot is not None:
+            self._bulk.slot.release()
+        self._bulk = None
+        self._sent()
         super().connection_lost(exc)
 
     def shutdown(self) -> None:
@@ -327,6 +379,8 @@ class LaneProtocol(HttpToolsProtocol):
         if self._head is not None:
             if quiet > self._body_seconds:
                 self._head, self._body = None, []
+                if self._bulk is not None:
+                    self.transport.set_protocol(self)
                 text = f"Nothing of the body came for {self._body_seconds:g} s (body_seconds)."
                 self._refuse(DeadlineExceeded(text), close=True)
         elif self.flow.write_paused:
@@ -344,6 +398,38 @@ class LaneProtocol(HttpToolsProtocol):
         head = b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\nconnection: close\r\n"
         self.transport.write(head + b"content-length: %d\r\n\r\n" % len(body) + body)
         self.transport.close()
+
+
+class _Bulk(asyncio.BufferedProtocol):
+    """Has the connection while a large body comes in, so that the kernel writes it to its place."""
+
+    def __init__(self, lane: LaneProtocol, head: Head, body: memoryview, filled: int, slot: Slot | None) -> None:
+        self.head = head
+        self.body = body
+        self.slot = slot
+        self._lane = lane
+        self._filled = filled
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self.body[self._filled :]
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self._filled += nbytes
+        self._lane.active = True
+        if self._filled == len(self.body):
+            self._lane.end_large(self)
+
+    def eof_received(self) -> None:
+        self._lane.eof_received()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._lane.connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        self._lane.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._lane.resume_writing()
 
 
 def protocol_for(plane: DataPlane, settings: Settings) -> type[LaneProtocol]:

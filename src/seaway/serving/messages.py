@@ -4,7 +4,8 @@
     meta    msgpack of the kind's struct
     body    the rest
 
-Kinds: PREDICT and CANCEL from gateways, DRAIN and STATS from control, ANSWER and STATUS from the worker.
+Kinds: PREDICT, LENT and CANCEL from gateways, DRAIN and STATS from control, ANSWER and STATUS from the worker, HELLO from
+both. LENT is a PREDICT whose body lies in the gateway's arena: the frame's body is its offset and length there.
 Deadlines are nanoseconds of the system-wide monotonic clock, so both sides of a socket mean the same instant.
 """
 
@@ -18,15 +19,21 @@ import msgspec
 from seaway.errors import SeawayError
 
 HEADER = struct.Struct("<IBxHQQ")
-PREDICT, CANCEL, ANSWER, STATS, STATUS, DRAIN, HELLO = range(1, 8)
+PREDICT, CANCEL, ANSWER, STATS, STATUS, DRAIN, HELLO, LENT = range(1, 9)
+PLACE = struct.Struct("<QQ")
 
 Buffer = bytes | bytearray | memoryview
 
 
 class Hello(msgspec.Struct, array_like=True, frozen=True):
-    """First frame on a connection: who calls. Gateways count in `index`; control is -1."""
+    """First frame on a connection: who calls. Gateways count in `index`; control is -1.
+
+    A gateway that has an arena says hello again; the worker's own hello tells that it has opened it.
+    """
 
     index: int
+    arena: str = ""
+    arena_bytes: int = 0
 
 
 class Predict(msgspec.Struct, array_like=True, frozen=True):
@@ -53,6 +60,8 @@ class Answer(msgspec.Struct, array_like=True, frozen=True):
     infer_ns: int
     output_ns: int
     rows: int
+    lent_bytes: int = 0
+    """How long the answer is that lies where the lent body was; 0: it follows this."""
 
 
 class Status(msgspec.Struct, array_like=True, frozen=True):

@@ -21,6 +21,7 @@ from seaway.errors import (
     Unavailable,
 )
 from seaway.serving import ids, messages
+from seaway.serving.arena import Slot
 from seaway.serving.inline import MAX_GROWTH_BYTES, InlineVersion, Watchdog, resident_bytes
 from seaway.serving.pool import Call, Pool, Rerouted, Result
 from seaway.serving.predictor import Payload
@@ -43,7 +44,7 @@ class InferCall(msgspec.Struct, frozen=True):
     version: str | None
     protocol: str
     """predict or infer"""
-    body: bytes
+    body: bytes | memoryview
     timeout_seconds: float | None = None
     """None: the deployment's default."""
     key: str | None = None
@@ -52,6 +53,8 @@ class InferCall(msgspec.Struct, frozen=True):
     content_type: str = ""
     content_encoding: str = ""
     accept_encoding: str = ""
+    slot: Slot | None = None
+    """Where `body` lies, if `DataPlane.lend` gave room for it; from `start` on it is the plane's to give back."""
 
 
 class Prediction(msgspec.Struct, frozen=True):
@@ -116,6 +119,7 @@ class Flight:
         if self._call is not None and self._pool is not None:
             self._call.settled = True
             self._pool.cancel(self._call)
+        self._give_back()
 
     def launch(self) -> None:
         """Choose a version and send the request to it; again when that version is retired meanwhile."""
@@ -142,7 +146,7 @@ class Flight:
             request.content_type, request.content_encoding, request.accept_encoding,
         )  # fmt: skip
         deadline = self._started + int(timeout * 1e9)
-        self._call = Call(plane.new_request_id(), deadline, meta, request.body, self._settled)
+        self._call = Call(plane.new_request_id(), deadline, meta, request.body, self._settled, request.slot)
         self._pool = plane.pool(served)
         self._pool.submit(self._call)
 
@@ -160,6 +164,8 @@ class Flight:
         served, total = self._served, time.monotonic_ns() - self._started
         if done is None:
             return
+        if isinstance(outcome, SeawayError) or outcome.slot is None:
+            self._give_back()
         if isinstance(outcome, SeawayError):
             self._plane.count(served, outcome_of(outcome), None, total)
             done(outcome)
@@ -167,6 +173,13 @@ class Flight:
         assert served is not None  # noqa: S101 - narrows the type: an answer comes from a version
         self._plane.count(served, "ok", outcome.answer, total)
         done(Prediction(outcome, served, self.prediction_id, total))
+
+
+    def _give_back(self) -> None:
+        """The slot of the body, unless a worker still has it: then the pool waits for that."""
+        slot = self._request.slot if self._call is None else self._call.slot
+        if slot is not None:
+            slot.release()
 
 
 class DataPlane:
@@ -314,6 +327,14 @@ class DataPlane:
         flight = Flight(self, request, done, started)
         flight.launch()
         return flight
+
+    def lend(self, request: InferCall, n_bytes: int) -> Slot | None:
+        """Room for the body of `request`, where the version that will answer can read it; None: keep it elsewhere."""
+        try:
+            served = self.resolve(request.model, request.version, request.key)
+        except SeawayError:
+            return None
+        return self.pool(served).lend(n_bytes, request.header_length or 0)
 
     async def predict(self, request: InferCall, left: Callable[[], Any] | None = None) -> Prediction:
         """Answer one request; `left` gives an awaitable that ends when the caller has gone.

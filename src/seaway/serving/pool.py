@@ -22,6 +22,7 @@ import structlog
 
 from seaway.errors import DeadlineExceeded, Overloaded, SeawayError, WorkerLost, from_code
 from seaway.serving import messages
+from seaway.serving.arena import MAX_LENT_BYTES, MIN_LENT_BYTES, Arena, Slot
 from seaway.serving.page import WorkerPage
 from seaway.types import ServedVersion, WorkerAddress
 
@@ -31,19 +32,22 @@ _JOINED_BYTES = 1 << 14
 """Below this size a copy is cheaper than a second buffer."""
 _TICK_SECONDS = 0.02
 """How late a deadline may be noticed."""
+_ABANDONED_SECONDS = 10.0
 
 
 class Rerouted(SeawayError):
     """The version was retired before this request reached a worker; the caller chooses again."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Result:
     """A worker's answer: what it says, and the bytes to send on."""
 
     answer: messages.Answer
     body: bytes | memoryview
-    """Valid until `done` returns: a view into what the stream has read."""
+    """A view into what the stream has read, or into `slot`."""
+    slot: Slot | None = None
+    """Where `body` lies; whoever gets the result gives it back once the body is sent."""
 
 
 @dataclass(slots=True, eq=False)
@@ -53,16 +57,21 @@ class Call:
     request_id: int
     deadline_ns: int
     meta: messages.Predict
-    body: bytes
+    body: bytes | memoryview
     done: Callable[[Result | SeawayError], None]
+    slot: Slot | None = None
+    """Where `body` lies, if it was received into an arena; None as soon as somebody else has to give it back."""
     channel: Channel | None = None
     retried: bool = False
     settled: bool = False
+    lent: bool = False
+    """True once a worker was told to read the body from `slot`."""
 
     def settle(self, outcome: Result | SeawayError) -> None:
-        if not self.settled:
-            self.settled = True
-            self.done(outcome)
+        if self.settled:
+            return
+        self.settled = True
+        self.done(outcome)
 
 
 class Channel(asyncio.Protocol):
@@ -76,6 +85,10 @@ class Channel(asyncio.Protocol):
         self._lost = lost
         self._reader = messages.FrameReader()
         self._transport: asyncio.Transport | None = None
+        self._arena: Arena | None = None
+        self._arena_open = False
+        self._lent: dict[int, Slot] = {}
+        """Slots of requests that nobody waits for any more, but which the worker may still use."""
         self.retiring = False
 
     @property
@@ -97,6 +110,16 @@ class Channel(asyncio.Protocol):
         self.calls[call.request_id] = call
         call.channel = self
         self.page.set_sent(self._gateway, len(self.calls))
+        slot = call.slot
+        call.lent = False
+        if slot is not None and self._arena_open and slot.arena is self._arena:
+            place = messages.PLACE.pack(slot.offset, len(call.body))
+            head = messages.pack(
+                messages.LENT, call.meta, request_id=call.request_id, deadline_ns=call.deadline_ns, size=len(place)
+            )
+            call.lent = True
+            self._transport.write(head + place)
+            return
         head = messages.pack(
             messages.PREDICT, call.meta,
             request_id=call.request_id, deadline_ns=call.deadline_ns, size=len(call.body),
@@ -104,13 +127,24 @@ class Channel(asyncio.Protocol):
         if len(call.body) < _JOINED_BYTES:
             self._transport.write(head + call.body)
         else:
-            self._transport.writelines([head, call.body])
+            # The transport may keep a view of the body for as long as it likes; a slot may be reused before.
+            self._transport.writelines([head, call.body if slot is None else bytes(call.body)])
+
+    def offer(self, arena: Arena) -> None:
+        """Tell the worker where large bodies will lie."""
+        if self._arena is None and self._transport is not None:
+            self._arena = arena
+            hello = messages.Hello(self._gateway, arena.path, arena.n_bytes)
+            self._transport.write(messages.pack(messages.HELLO, hello))
 
     def cancel(self, call: Call) -> None:
         """Forget a call and tell the worker that nobody waits for it."""
         if self.calls.pop(call.request_id, None) is not None and self._transport is not None:
             self.page.set_sent(self._gateway, len(self.calls))
             self._transport.write(messages.pack(messages.CANCEL, request_id=call.request_id))
+            if call.lent and call.slot is not None:
+                # The worker may be reading it, and will say when it no longer does.
+                self._lent[call.request_id], call.slot = call.slot, None
         self._close_if_done()
 
     def data_received(self, data: bytes) -> None:
@@ -118,6 +152,8 @@ class Channel(asyncio.Protocol):
             for frame in self._reader.feed(data):
                 if frame.kind == messages.ANSWER:
                     self._settle(frame)
+                elif frame.kind == messages.HELLO:
+                    self._arena_open = True
         except (messages.FrameTooLarge, msgspec.DecodeError) as error:
             log.error("gateway.worker_stream_broken", worker=self.address.worker_id, reason=str(error))  # noqa: TRY400
             self.close()
@@ -126,11 +162,16 @@ class Channel(asyncio.Protocol):
     def _settle(self, frame: messages.Frame) -> None:
         call = self.calls.pop(frame.request_id, None)
         if call is None:
+            if slot := self._lent.pop(frame.request_id, None):
+                slot.release()
             return
         self.page.set_sent(self._gateway, len(self.calls))
         answer = messages.decode_answer(frame.meta)
         if answer.error is None:
-            call.settle(Result(answer, frame.body))
+            if answer.lent_bytes and call.slot is not None:
+                call.settle(Result(answer, call.slot.room[: answer.lent_bytes], call.slot))
+            else:
+                call.settle(Result(answer, frame.body))
             return
         error = from_code(*answer.error)
         if isinstance(error, Overloaded):
@@ -139,6 +180,14 @@ class Channel(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
+        running = self.running()
+        for call in self.calls.values():
+            if call.lent and call.slot is not None and call.request_id in running:
+                self._lent[call.request_id], call.slot = call.slot, None
+        for slot in self._lent.values():
+            # A worker that lost us and not its life ends what it runs for us; by then it has.
+            asyncio.get_running_loop().call_later(_ABANDONED_SECONDS, slot.release)
+        self._lent.clear()
         self._lost(self)
         self.page.close()
 
@@ -152,7 +201,7 @@ class Channel(asyncio.Protocol):
         self._close_if_done()
 
     def _close_if_done(self) -> None:
-        if self.retiring and not self.calls:
+        if self.retiring and not self.calls and not self._lent:
             self.close()
 
     def close(self) -> None:
@@ -171,6 +220,20 @@ class Pool:
         self._retired = False
         self._retiring: set[Channel] = set()
         self._tick: asyncio.TimerHandle | None = None
+        self._arena: Arena | None = None
+
+    def lend(self, n_bytes: int, head_bytes: int) -> Slot | None:
+        """Room for a large body where this version's workers can read it; None when there is none."""
+        if self._retired or not MIN_LENT_BYTES <= n_bytes <= MAX_LENT_BYTES:
+            return None
+        if self._arena is None:
+            try:
+                self._arena = Arena()
+            except OSError:
+                return None
+        for channel in self._channels.values():
+            channel.offer(self._arena)
+        return self._arena.lend(n_bytes, head_bytes)
 
     @property
     def in_flight(self) -> int:

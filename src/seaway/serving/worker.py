@@ -32,6 +32,7 @@ from seaway.errors import Cancelled, DeadlineExceeded, InferenceFailed, Overload
 from seaway.packages.manifest import verify
 from seaway.runtimes.base import RunHandle
 from seaway.serving import bus, messages, process
+from seaway.serving.arena import MIN_LENT_BYTES, Window
 from seaway.serving.page import WorkerPage
 from seaway.serving.predictor import Payload, Predictor, Reply
 from seaway.types import WorkerConfig
@@ -62,6 +63,7 @@ class Connection:
     outbox: deque[memoryview] = field(default_factory=deque)
     batch: list[messages.Buffer] = field(default_factory=list)
     """Answers of a solo worker that go out together."""
+    window: Window | None = None
     closed: bool = False
 
     def send(self, parts: list[messages.Buffer]) -> bool:
@@ -109,6 +111,8 @@ class Request:
     arrived_ns: int
     meta: messages.Predict
     body: bytes | memoryview
+    room: memoryview | None = None
+    """Where the answer may go, for a lent body."""
     handle: RunHandle = field(default_factory=RunHandle)
     """One for each request: ending this run can never end the next one of the same engine."""
     cancelled: bool = False
@@ -285,7 +289,7 @@ class Worker:
                     self._handle(connection, frame)
             except BlockingIOError:
                 return
-            except (OSError, messages.FrameTooLarge, msgspec.DecodeError) as error:
+            except (OSError, ValueError, messages.FrameTooLarge, msgspec.DecodeError) as error:
                 log.warning("worker.connection_broken", reason=str(error))
                 data = b""
             if not data:
@@ -304,12 +308,21 @@ class Worker:
 
     def _handle(self, connection: Connection, frame: messages.Frame) -> None:
         if frame.kind == messages.PREDICT:
-            self._enqueue(connection, frame)
+            self._enqueue(connection, frame, frame.body, None)
+        elif frame.kind == messages.LENT:
+            offset, length = messages.PLACE.unpack(frame.body)
+            window = connection.window
+            if window is None:
+                raise messages.FrameTooLarge("A body is lent from an arena that was never opened.")
+            self._enqueue(connection, frame, window.body(offset, length), window.room(offset, length))
         elif frame.kind == messages.CANCEL:
             if request := connection.requests.get(frame.request_id):
                 request.cancelled = True
         elif frame.kind == messages.HELLO:
-            connection.index = messages.decode_hello(frame.meta).index
+            hello = messages.decode_hello(frame.meta)
+            connection.index = hello.index
+            if hello.arena:
+                self._open_arena(connection, hello)
             if connection.index == -1:
                 self._send(connection, [messages.pack(messages.STATUS, self._status())])
         elif frame.kind == messages.STATS:
@@ -317,11 +330,22 @@ class Worker:
         elif frame.kind == messages.DRAIN:
             self._drain()
 
-    def _enqueue(self, connection: Connection, frame: messages.Frame) -> None:
+    def _open_arena(self, connection: Connection, hello: messages.Hello) -> None:
+        """Look into the gateway's arena and say so; without an answer it goes on sending bodies."""
+        try:
+            connection.window = Window(hello.arena, hello.arena_bytes)
+        except (OSError, ValueError) as error:
+            log.warning("worker.no_arena", reason=str(error))
+            return
+        self._send(connection, [messages.pack(messages.HELLO, messages.Hello(hello.index))])
+
+    def _enqueue(
+        self, connection: Connection, frame: messages.Frame, body: memoryview, room: memoryview | None
+    ) -> None:
         now = time.monotonic_ns()
         waiting = self._queue.qsize()
         request = Request(
-            connection, frame.request_id, frame.deadline_ns, now, messages.decode_predict(frame.meta), frame.body
+            connection, frame.request_id, frame.deadline_ns, now, messages.decode_predict(frame.meta), body, room
         )
         refusal = self._refusal(request, waiting, now)
         if refusal is not None:
@@ -450,7 +474,7 @@ class Worker:
     def _skip(self, request: Request, queue_ns: int) -> None:
         """Drop a request that nobody waits for any more; it never reaches the model."""
         request.connection.requests.pop(request.request_id, None)
-        if not request.cancelled:
+        if not request.cancelled or request.room is not None:  # a lent body is waited for
             self._answer_error(
                 request, DeadlineExceeded("The request's time was over before it ran."), queue_ns=queue_ns
             )
@@ -482,11 +506,19 @@ class Worker:
         return InferenceFailed(f"The model failed: {type(error).__name__}.")
 
     def _answer(self, request: Request, reply: Reply, times: tuple[int, int, int, int]) -> None:
+        room, chunks, lent = request.room, reply.chunks, 0
+        if room is not None and MIN_LENT_BYTES <= reply.n_bytes <= len(room) and not request.cancelled:
+            for chunk in chunks:
+                room[lent : lent + len(chunk)] = chunk
+                lent += len(chunk)
+            chunks = []
         answer = messages.Answer(
-            None, 0.0, reply.header_length, reply.content_type, reply.content_encoding, *times, reply.rows
+            None, 0.0, reply.header_length, reply.content_type, reply.content_encoding, *times, reply.rows, lent
         )
-        header = messages.pack(messages.ANSWER, answer, request_id=request.request_id, size=reply.n_bytes)
-        self._send(request.connection, [header, *reply.chunks])
+        header = messages.pack(
+            messages.ANSWER, answer, request_id=request.request_id, size=reply.n_bytes if lent == 0 else 0
+        )
+        self._send(request.connection, [header, *chunks])
 
     def _answer_error(self, request: Request, error: SeawayError, *, queue_ns: int, input_ns: int = 0) -> None:
         retry = error.retry_after_seconds if isinstance(error, Overloaded) else 0.0
