@@ -2,10 +2,10 @@
 
     python benchmarks/micro/codec.py [--json] [--rounds N] [CASE ...]
 
-The floor is measured in the same rounds: msgspec into a typed structure and np.array (or np.frombuffer) for decode, the
-bare session for run, msgspec of `tolist` for encode. `total` is `Predictor.answer`, all three in one call. `best` is the
-wall time of the quietest of many short rounds, `median` the thread CPU time of the middle one: on a machine that does
-other things too, compare the best (a virtual machine's CPU clock may even run slow while its host is busy).
+The floor is measured in the same rounds: msgspec into a typed structure and np.array (or np.frombuffer) for decode,
+the bare session for run, msgspec of `tolist` for encode. `total` is `Predictor.answer`, all three in one call. `best`
+is the wall time of the quietest of many short rounds, `median` the thread CPU time of the middle one: on a machine that
+does other things too, compare the best (a virtual machine's CPU clock may even run slow while its host is busy).
 """
 
 from __future__ import annotations
@@ -94,9 +94,7 @@ def open_package(directory: Path) -> Predictor:
 
 
 def bare_session(directory: Path) -> ort.InferenceSession:
-    return ort.InferenceSession(
-        str(directory / "model.onnx"), session_options(1), providers=["CPUExecutionProvider"]
-    )
+    return ort.InferenceSession(str(directory / "model.onnx"), session_options(1), providers=["CPUExecutionProvider"])
 
 
 def numbers(shape: tuple[int, ...]) -> Any:
@@ -130,7 +128,7 @@ def tabular(directory: Path, *, named: bool) -> Case:
     names = [f"feature_{number:02}" for number in range(30)]
     spec = {"input": {"type": "tabular", "features": [{"name": name} for name in names]}}
     predictor, session = open_model(directory, linear(30, 2), spec)
-    row = [round(random.Random(3).uniform(-9, 9), 4) for _ in names]  # noqa: S311 - no secret
+    row = [round(random.Random(3).uniform(-9, 9), 4) for _ in names]
     body = json.dumps({"inputs": dict(zip(names, row, strict=True)) if named else row}).encode()
     feeds = {"x": np.array([row], np.float32)}
     outputs = session.run(["y"], feeds)
