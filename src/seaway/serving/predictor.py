@@ -28,7 +28,11 @@ from seaway.wire.oip import InferRequest, encode_infer
 from seaway.wire.plain import InferAnswers
 from seaway.wire.predict import PlainBodies, PredictAnswers, decode_predict
 
-_SURELY_JSON = frozenset({"", "application/json"})
+_READ_AS_JSON = frozenset({
+    "", "application/json", "application/json; charset=utf-8", "application/json;charset=utf-8",
+    "application/x-www-form-urlencoded",
+})  # fmt: skip
+"""What clients send most, curl without a header among them; any other type is looked at more closely."""
 MIN_COMPRESSED_BYTES = 1024
 """A shorter answer fits into one packet anyway."""
 
@@ -192,7 +196,7 @@ class Predictor:
 
     def _samples(self, payload: Payload, body: bytes | memoryview) -> Samples:
         """The samples of a `/predict` body: in one pass where it has one of the input type's forms."""
-        if payload.content_type in _SURELY_JSON:
+        if payload.content_type in _READ_AS_JSON:
             body = bytes(body)
             plain = self._plain_bodies.decode(body)
             if plain is not None:
