@@ -22,8 +22,10 @@ from seaway.api.errors import error_parts
 from seaway.api.infer import asked_timeout, read_header_length, read_timeout
 from seaway.config import Settings
 from seaway.errors import DeadlineExceeded, InvalidRequest, SeawayError
+from seaway.serving import messages
 from seaway.serving.arena import MIN_LENT_BYTES, Slot
 from seaway.serving.plane import DataPlane, Flight, InferCall, Prediction
+from seaway.serving.predictor import Reply
 from seaway.telemetry.trace import next_traceparent
 
 log = structlog.get_logger()
@@ -261,13 +263,26 @@ class LaneProtocol(HttpToolsProtocol):
                 slot.release()
             self._refuse(error)
             return
+        plane = self.lane.plane
         self._traceparent = next_traceparent(head.traceparent, random.getrandbits)
+        version = plane.find_inline(call, head.length) if slot is None else None
+        if version is not None:
+            found = plane.answer_inline(version, call, bytes(body))
+            if isinstance(found, tuple):
+                reply, prediction_id, run_ns = found
+                chunks = reply.chunks
+                content = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+                self._write(reply, content, (0, run_ns), version.served.version, prediction_id)
+                return
+            if found is not None:
+                self._refuse(found)
+                return
         request = InferCall(
             call.model, call.version, call.protocol, body, timeout, call.key, call.header_length,
             call.content_type, call.content_encoding, call.accept_encoding, slot,
         )  # fmt: skip
-        flight = self.lane.plane.start(request, self._answer)
-        if flight is not None and not flight.over:
+        flight = plane.start(request, self._answer)
+        if not flight.over:
             self._flight = flight
 
     def _answer(self, outcome: Prediction | SeawayError) -> None:
@@ -280,13 +295,21 @@ class LaneProtocol(HttpToolsProtocol):
         if isinstance(outcome, SeawayError):
             self._refuse(outcome)
         else:
-            self._write(outcome)
+            result, answer = outcome.result, outcome.result.answer
+            times = (answer.queue_ns, answer.input_ns + answer.infer_ns + answer.output_ns)
+            self._write(answer, result.body, times, outcome.served.version, outcome.prediction_id, result.slot)
         if waited:
             self._go_on()
 
-    def _write(self, prediction: Prediction) -> None:
-        answer, body = prediction.result.answer, prediction.result.body
-        run_ns = answer.input_ns + answer.infer_ns + answer.output_ns
+    def _write(  # noqa: PLR0913 - the parts of an answer
+        self,
+        answer: messages.Answer | Reply,
+        body: bytes | memoryview,
+        times: tuple[int, int],
+        version: int,
+        prediction_id: str,
+        slot: Slot | None = None,
+    ) -> None:
         more = ""
         if answer.header_length is not None:
             more = f"inference-header-content-length: {answer.header_length}\r\n"
@@ -294,13 +317,13 @@ class LaneProtocol(HttpToolsProtocol):
             more += f"content-encoding: {answer.content_encoding}\r\n"
         if self._leaving:
             more += "connection: close\r\n"
+        queue_ns, run_ns = times
         head = (
             f"HTTP/1.1 200 OK\r\ncontent-type: {answer.content_type}\r\n"
-            f"server-timing: queue;dur={answer.queue_ns / 1e6:.3f}, batch;dur=0, run;dur={run_ns / 1e6:.3f}\r\n"
-            f"seaway-version: {prediction.served.version}\r\nseaway-prediction-id: {prediction.prediction_id}\r\n"
+            f"server-timing: queue;dur={queue_ns / 1e6:.3f}, batch;dur=0, run;dur={run_ns / 1e6:.3f}\r\n"
+            f"seaway-version: {version}\r\nseaway-prediction-id: {prediction_id}\r\n"
             f"traceparent: {self._traceparent}\r\n{more}content-length: {len(body)}\r\n\r\n"
         ).encode()
-        slot = prediction.result.slot
         if slot is None and len(body) < MIN_LENT_BYTES:
             self.transport.write(head + body)
         else:

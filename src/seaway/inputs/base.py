@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, Protocol, Self
 
@@ -21,8 +20,7 @@ Feeds = dict[str, Array]
 """The tensors of one run of the model, by name."""
 
 
-@dataclass(frozen=True, slots=True)
-class Samples:
+class Samples(msgspec.Struct, frozen=True, gc=False):
     """The samples of one request, ready to run."""
 
     feeds: tuple[Feeds, ...]
@@ -35,6 +33,21 @@ class Samples:
     tokens: int = 0
     masks: tuple[Array, ...] = ()
     """For text: which positions of each feed are tokens and not padding."""
+
+
+class Form(msgspec.Struct, frozen=True):
+    """An ordinary way to send samples, read straight from JSON into what the graph takes.
+
+    A form is for the good: whatever doesn't fit it, wrong or only unusual, is None here, and `InputType.prepare` then
+    reads it or says what is wrong. So a form may be stricter than `prepare`, and is never more permissive.
+    """
+
+    opening: bytes
+    """The brackets that it begins with, as `[[`; no two forms of an input type share them."""
+    kind: Any
+    """The type that msgspec decodes `inputs` into."""
+    read: Callable[[Any, int | None], Samples | None]
+    """The samples, from what was decoded and the number of keys in its text (None: not counted, a large body)."""
 
 
 class InputType(Protocol):
@@ -54,6 +67,10 @@ class InputType(Protocol):
 
     def prepare(self, inputs: Any) -> Samples:
         """Validate one sample or a list of samples. Raises InvalidRequest or PayloadTooLarge naming what is wrong."""
+        ...
+
+    def forms(self) -> Sequence[Form]:
+        """Ordinary ways to send samples, each read faster than by `prepare`; there may be none."""
         ...
 
     def examples(self) -> Sequence[Any]:

@@ -18,7 +18,7 @@ from PIL import Image
 
 from seaway.errors import InvalidRequest, PayloadTooLarge
 from seaway.inputs.arrays import DTYPES
-from seaway.inputs.base import Array, Samples, at, counts_samples, only_tensor, reject, shown, split, stack
+from seaway.inputs.base import Array, Form, Samples, at, counts_samples, only_tensor, reject, shown, split, stack
 from seaway.packages import PackageSpec
 from seaway.packages.spec import convert
 from seaway.types import Signature, TensorSpec
@@ -94,6 +94,9 @@ class ImageInput:
                 )
             rows.append(self._pixels(image, at(number, bare=bare)))
         return stack(self._signature, {self._tensor.name: np.stack(rows)}, rows=len(rows), bare=bare)
+
+    def forms(self) -> Sequence[Form]:
+        return ()
 
     def examples(self) -> Sequence[Any]:
         file = io.BytesIO()

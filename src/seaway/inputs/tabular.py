@@ -16,6 +16,7 @@ import numpy as np
 from seaway.errors import InvalidRequest
 from seaway.inputs.arrays import DTYPES
 from seaway.inputs.base import (
+    Form,
     Samples,
     at,
     counts_samples,
@@ -26,6 +27,7 @@ from seaway.inputs.base import (
     split,
     stack,
 )
+from seaway.inputs.rows import RowColumn, RowForms
 from seaway.packages import PackageSpec
 from seaway.packages.spec import convert
 from seaway.types import Signature, TensorSpec
@@ -90,6 +92,13 @@ class TabularInput:
             feeds[spec.name] = array[:, 0] if len(spec.shape) == 1 else array
         return stack(self._signature, feeds, rows=len(rows), bare=bare)
 
+    def forms(self) -> Sequence[Form]:
+        columns = [column.for_forms() for column in self._columns]
+        known = [column for column in columns if column is not None]
+        if len(self._signature.inputs) > 1 or len(known) < len(columns):
+            return ()
+        return RowForms(known, self._signature, self._limit).all()
+
     def examples(self) -> Sequence[Any]:
         row = {column.name: column.example for column in self._columns}
         return [row, [row] * 8]
@@ -153,6 +162,14 @@ class Column:
         if self._whole and value != int(value):
             raise InvalidRequest(f"{where}: the feature {self.name!r} must be a whole number, not {shown(value)}.")
         return value
+
+    def for_forms(self) -> RowColumn | None:
+        """The same in the few words that forms understand: numbers, and categories that are all texts."""
+        codes = self._codes
+        if self._dtype.kind == "O" or (codes is not None and not all(kind is str for kind, _ in codes)):
+            return None
+        texts = None if codes is None else {str(value): code for (_, value), code in codes.items()}
+        return RowColumn(self.name, texts, self._unknown, self._missing, (self._low, self._high))
 
     # ------------------------------------------------------------------ reading seaway.yaml
 

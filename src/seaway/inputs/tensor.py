@@ -15,7 +15,8 @@ import numpy as np
 
 from seaway.errors import InvalidRequest
 from seaway.inputs.arrays import DTYPES, check_shape, nesting, to_array
-from seaway.inputs.base import Array, Samples, at, shown, split
+from seaway.inputs.base import Array, Form, Samples, at, shown, split
+from seaway.inputs.forms import tensor_forms
 from seaway.packages import PackageSpec
 from seaway.packages.spec import convert
 from seaway.types import Signature, TensorSpec
@@ -52,6 +53,9 @@ class TensorInput:
             for row, sample in enumerate(samples)
         )
         return Samples(runs, len(samples), bare, stacked=False)
+
+    def forms(self) -> Sequence[Form]:
+        return tensor_forms(self._signature, self._limit)
 
     def examples(self) -> Sequence[Any]:
         found = [self._example(length) for length in (1, 8)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -14,7 +13,7 @@ from tokenizers import Tokenizer
 
 from seaway.errors import InvalidRequest, PayloadTooLarge
 from seaway.inputs.arrays import DTYPES
-from seaway.inputs.base import Array, Samples, at, counts_samples, reject, shown, split, stack
+from seaway.inputs.base import Array, Form, Samples, at, counts_samples, reject, shown, split, stack
 from seaway.packages import PackageSpec
 from seaway.packages.spec import convert, package_file
 from seaway.types import Signature, TensorSpec
@@ -87,7 +86,10 @@ class TextInput:
         feeds = {spec.name: made[spec.name].astype(DTYPES[spec.datatype], copy=False) for spec in wanted}
         stacked = stack(self._signature, feeds, rows=len(samples), bare=bare)
         masks = (mask,) if len(stacked.feeds) == 1 else tuple(mask[row : row + 1] for row in range(len(samples)))
-        return dataclasses.replace(stacked, tokens=sum(lengths), masks=masks)
+        return msgspec.structs.replace(stacked, tokens=sum(lengths), masks=masks)
+
+    def forms(self) -> Sequence[Form]:
+        return ()
 
     def examples(self) -> Sequence[Any]:
         return ["a", ["a", "a longer text, of several words and two sentences. Here is the other."]]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from threading import Lock
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,31 +18,37 @@ Array = np.ndarray[Any, np.dtype[Any]]
 class RunHandle:
     """Stops the run that uses it, from any thread. Belongs to one engine; `reset` makes it usable for the next run."""
 
+    __slots__ = ("_lock", "_stop", "terminated")
+
     def __init__(self) -> None:
         self.terminated = False
         self._stop: Callable[[], None] | None = None
+        self._lock = Lock()
 
     def terminate(self) -> None:
         """Make the run that uses this handle, or the next one to use it, raise Cancelled soon."""
-        # Here the flag is set before `_stop` is read, in `stops` the other way round: the second of them stops.
-        self.terminated = True
-        if stop := self._stop:
-            stop()
+        # Here the flag is set before `_stop` is read, in `begin` the other way round: the second of them stops.
+        with self._lock:
+            self.terminated = True
+            if self._stop is not None:
+                self._stop()
 
     def reset(self) -> None:
         """Forget an earlier `terminate`; call it before a run, never during one."""
         self.terminated = False
 
-    @contextmanager
-    def stops(self, stop: Callable[[], None]) -> Iterator[None]:
-        """While inside, `terminate` calls `stop`. Called by a session around its run."""
+    def begin(self, stop: Callable[[], None]) -> None:
+        """`terminate` calls `stop` from now on. Called by a session before its run, and `end` after it, always."""
         self._stop = stop
-        try:
-            if self.terminated:
-                stop()
-            yield
-        finally:
+        if self.terminated:
+            stop()
+
+    def end(self) -> bool:
+        """`terminate` calls nothing any more. True when it may have called `stop`."""
+        # The lock waits for a `stop` that has begun, so that none ever comes late, to a run that follows this one.
+        with self._lock:
             self._stop = None
+            return self.terminated
 
 
 class Session(Protocol):

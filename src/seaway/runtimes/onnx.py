@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import re
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -58,18 +60,14 @@ class OnnxSession:
     def __init__(self, session: Any, signature: Signature) -> None:
         self.signature = signature
         self._session = session
+        self._options = _Options()
 
     def run(self, inputs: Mapping[str, Array], outputs: Sequence[str], handle: RunHandle | None) -> list[Array]:
+        options = self._options
+        if handle is not None:
+            handle.begin(options.stop)
         try:
-            if handle is None:
-                return self._session.run(outputs, inputs)  # type: ignore[no-any-return]
-            options = ort.RunOptions()
-
-            def stop() -> None:
-                options.terminate = True
-
-            with handle.stops(stop):
-                return self._session.run(outputs, inputs, options)  # type: ignore[no-any-return]
+            return self._session.run(outputs, inputs, options.current)  # type: ignore[no-any-return]
         except native.InvalidArgument as error:
             raise InvalidRequest(f"The model refuses this input: {_clean(str(error))}") from error
         except _RUN_ERRORS as error:
@@ -83,6 +81,20 @@ class OnnxSession:
             raise InferenceFailed(f"The model failed: {_clean(str(error))}") from error
         except MemoryError as error:
             raise InferenceFailed("The model asked for more memory than there is for it.") from error
+        finally:
+            if handle is not None and handle.end():
+                options.renew()
+
+
+class _Options(threading.local):
+    """Each thread's RunOptions: used for one run after another, until one is stopped."""
+
+    def __init__(self) -> None:
+        self.renew()
+
+    def renew(self) -> None:
+        self.current = ort.RunOptions()
+        self.stop = functools.partial(setattr, self.current, "terminate", True)
 
 
 def session_options(threads: int) -> Any:

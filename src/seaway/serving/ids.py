@@ -43,6 +43,36 @@ def encode(parts: PredictionId) -> str:
     return "".join([_PAIRS[number >> shift & 1023] for shift in range(120, -1, -10)])
 
 
+class PredictionIds:
+    """Writes the ids of one arm in one gateway: what `encode` gives, at a tenth of its price. Used by one thread."""
+
+    __slots__ = ("_arm", "_far", "_gateway", "_middle", "_revision", "_start", "_upper")
+
+    def __init__(self, revision: int, arm: int, gateway: int) -> None:
+        self._revision, self._arm, self._gateway = revision, arm, gateway
+        # The upper bits of time and counter, which change every 17 minutes and every million ids, and their characters.
+        self._far = self._upper = -1
+        self._start = self._middle = ""
+
+    def encode(self, time_ms: int, counter: int) -> str:
+        """The id of the request that `counter` of this gateway counts.
+
+        >>> PredictionIds(7, 0, 1).encode(1700000000000, 42) == encode(PredictionId(1700000000000, 7, 0, 1, 42))
+        True
+        """
+        if time_ms >> 20 != self._far or counter >> 20 != self._upper:
+            self._remember(time_ms, counter)
+        return (
+            f"{self._start}{_PAIRS[time_ms >> 10 & 1023]}{_PAIRS[time_ms & 1023]}"
+            f"{self._middle}{_PAIRS[counter >> 10 & 1023]}{_PAIRS[counter & 1023]}"
+        )
+
+    def _remember(self, time_ms: int, counter: int) -> None:
+        whole = encode(PredictionId(time_ms, self._revision, self._arm, self._gateway, counter))
+        self._start, self._middle = whole[:6], whole[10:22]
+        self._far, self._upper = time_ms >> 20, counter >> 20
+
+
 def decode(prediction_id: str) -> PredictionId:
     """The parts of a prediction id; InvalidRequest when it is none."""
     text = prediction_id.upper()

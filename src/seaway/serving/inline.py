@@ -18,8 +18,7 @@ import structlog
 
 from seaway.errors import InvalidRequest, PayloadTooLarge, UnsupportedEncoding
 from seaway.runtimes.base import RunHandle
-from seaway.serving import messages
-from seaway.serving.predictor import Payload, Predictor
+from seaway.serving.predictor import Payload, Predictor, Reply, TooManyRows
 from seaway.types import InlineSpec, ServedVersion
 
 log = structlog.get_logger()
@@ -65,8 +64,8 @@ class InlineVersion:
         predictor.warm_up()
         return cls(served, served.inline, predictor, watchdog)
 
-    def answer(self, payload: Payload, prediction_id: str) -> tuple[messages.Answer, bytes | memoryview] | None:
-        """The answer, or None: the worker should see to this request.
+    def answer(self, payload: Payload, prediction_id: str) -> tuple[Reply, int, int, int] | None:
+        """The answer and the nanoseconds of its three steps, or None: the worker should see to this request.
 
         Raises InvalidRequest, PayloadTooLarge or UnsupportedEncoding, which are the caller's fault.
         """
@@ -75,27 +74,20 @@ class InlineVersion:
         watchdog = self._watchdog
         watchdog.begin(self._handle)
         try:
-            reply, input_ns, infer_ns, output_ns = self._predictor.answer(
-                payload, prediction_id, self._handle, max_rows=self._max_rows
-            )
+            answered = self._predictor.answer(payload, prediction_id, self._handle, self._max_rows)
         except _CALLERS_FAULT:
             raise
+        except TooManyRows:
+            return None
         except Exception as error:  # noqa: BLE001 - whatever it is, the worker tries it in a process of its own
             self._fail(error)
             return None
         finally:
-            watchdog.end()
+            watchdog.handle = None
             if not self._countdown:
                 self._sample(time.thread_time_ns() - cpu)
-        if reply is None:
-            return None
         self._failures = 0
-        chunks = reply.chunks
-        answer = messages.Answer(
-            None, 0.0, reply.header_length, reply.content_type, reply.content_encoding,
-            0, input_ns, infer_ns, output_ns, reply.rows,
-        )  # fmt: skip
-        return answer, chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        return answered
 
     def _sample(self, spent_ns: int) -> None:
         self._countdown = _SAMPLE
@@ -124,7 +116,8 @@ class Watchdog:
         self.suspect = suspect
         has_clock = hasattr(time, "pthread_getcpuclockid")
         self._clock = time.pthread_getcpuclockid(threading.get_ident()) if has_clock else -1
-        self._handle: RunHandle | None = None
+        self.handle: RunHandle | None = None
+        """Of the run that is under way; whoever called `begin` sets it to None afterwards."""
         self._runs = 0
         self._sleeps = True
         self._wake = threading.Event()
@@ -135,14 +128,10 @@ class Watchdog:
     def begin(self, handle: RunHandle) -> None:
         """A run starts. Called by the event loop's thread."""
         self._runs += 1
-        self._handle = handle
+        self.handle = handle
         if self._sleeps:
             self._sleeps = False
             self._wake.set()
-
-    def end(self) -> None:
-        """It has ended."""
-        self._handle = None
 
     def _watch(self) -> None:
         seen, quiet, cpu, began = -1, 0, 0, 0
@@ -153,7 +142,7 @@ class Watchdog:
                 self._wake.clear()
                 quiet = 0
             self._tick.wait(_TICK_SECONDS)
-            handle, run = self._handle, self._runs
+            handle, run = self.handle, self._runs
             quiet = quiet + 1 if run == seen and handle is None else 0
             if handle is None or run != seen:
                 seen, cpu, began = run, self._cpu(), time.monotonic_ns()

@@ -24,7 +24,7 @@ from seaway.serving import ids, messages
 from seaway.serving.arena import Slot
 from seaway.serving.inline import MAX_GROWTH_BYTES, InlineVersion, Watchdog, resident_bytes
 from seaway.serving.pool import Call, Pool, Rerouted, Result
-from seaway.serving.predictor import Payload
+from seaway.serving.predictor import Payload, Reply
 from seaway.serving.router import Router, sticky_point
 from seaway.telemetry.page import MetricsPage, Timings
 from seaway.types import RoutingTable, ServedVersion
@@ -197,6 +197,7 @@ class DataPlane:
         # Ids begin at a different place in each life of a gateway, so that a worker's page can't confuse two lives.
         self._next_id = time.monotonic_ns() & 0xFFFF_FFFF_FFFF
         self._counter = 0
+        self._ids: dict[tuple[int, int], ids.PredictionIds] = {}
         self._apply_lock = asyncio.Lock()
         self._inline: dict[str, InlineVersion] = {}
         """By model: the one version that serves it, if that runs here."""
@@ -288,14 +289,18 @@ class DataPlane:
         """CPU nanoseconds of each version that runs here, since it was loaded."""
         return [(version.served, version.cpu_ns) for version in self._loaded.values()]
 
-    def _answer_inline(
-        self, version: InlineVersion, request: InferCall, started: int
-    ) -> Prediction | SeawayError | None:
-        """The end of a request that ran here; None: it goes to the workers."""
+    def answer_inline(
+        self, version: InlineVersion, request: InferCall, body: bytes
+    ) -> tuple[Reply, str, int] | SeawayError | None:
+        """The end of a request that runs here: reply, prediction id and run time in ns, or what the caller did wrong.
+
+        None: it goes to the workers. `body` takes the place of the request's, which heads are remembered without.
+        """
+        started = time.monotonic_ns()
         served = version.served
         prediction_id = self.new_prediction_id(served)
         payload = Payload(
-            request.protocol, request.body, request.header_length,
+            request.protocol, body, request.header_length,
             request.content_type, request.content_encoding, request.accept_encoding,
         )  # fmt: skip
         try:
@@ -305,9 +310,19 @@ class DataPlane:
             return error
         if found is None:
             return None
+        reply, input_ns, infer_ns, output_ns = found
         total = time.monotonic_ns() - started
-        self.count(served, "ok", found[0], total)
-        return Prediction(Result(*found), served, prediction_id, total)
+        self._page.series(served.model, served.version).record(
+            "ok", Timings(0, 0, input_ns, infer_ns, output_ns, total, reply.rows)
+        )
+        return reply, prediction_id, input_ns + infer_ns + output_ns
+
+    def find_inline(self, request: InferCall, n_bytes: int) -> InlineVersion | None:
+        """The version that would answer here, if one may."""
+        version = self._inline.get(request.model)
+        if version is None or request.version is not None or n_bytes > version.max_body_bytes:
+            return None
+        return version
 
     def resolve(self, model: str, version: str | None, key: str | None = None) -> ServedVersion:
         """The version that would answer. Raises NotFound, or Unavailable when it is not ready."""
@@ -315,16 +330,9 @@ class DataPlane:
             raise Unavailable("This gateway has no routing table yet; retry in a moment.")
         return self.router.resolve(model, version, sticky_point(key, model) if key is not None else self._random())
 
-    def start(self, request: InferCall, done: Done) -> Flight | None:
-        """Send a request on its way. `done` gets its end; before this returns where the version runs here."""
-        started = time.monotonic_ns()
-        version = self._inline.get(request.model)
-        if version is not None and request.version is None and len(request.body) <= version.max_body_bytes:
-            outcome = self._answer_inline(version, request, started)
-            if outcome is not None:
-                done(outcome)
-                return None
-        flight = Flight(self, request, done, started)
+    def start(self, request: InferCall, done: Done) -> Flight:
+        """Send a request to a worker. `done` gets its end, at the earliest before this returns."""
+        flight = Flight(self, request, done, time.monotonic_ns())
         flight.launch()
         return flight
 
@@ -341,6 +349,8 @@ class DataPlane:
 
         Raises the SeawayError that happened.
         """
+        if found := self._try_inline(request):
+            return found
         future: asyncio.Future[Prediction | SeawayError] = asyncio.get_running_loop().create_future()
 
         def done(outcome: Prediction | SeawayError) -> None:
@@ -351,11 +361,23 @@ class DataPlane:
         try:
             outcome = await self._wait(future, left)
         finally:
-            if flight is not None:
-                flight.cancel()
+            flight.cancel()
         if isinstance(outcome, SeawayError):
             raise outcome
         return outcome
+
+    def _try_inline(self, request: InferCall) -> Prediction | None:
+        version = self.find_inline(request, len(request.body))
+        found = self.answer_inline(version, request, bytes(request.body)) if version else None
+        if version is None or found is None:
+            return None
+        if isinstance(found, SeawayError):
+            raise found
+        reply, prediction_id, run_ns = found
+        answer = messages.Answer(
+            None, 0.0, reply.header_length, reply.content_type, reply.content_encoding, 0, 0, run_ns, 0, reply.rows
+        )
+        return Prediction(Result(answer, b"".join(reply.chunks)), version.served, prediction_id, run_ns)
 
     async def _wait(
         self, future: asyncio.Future[Prediction | SeawayError], left: Callable[[], Any] | None
@@ -384,8 +406,11 @@ class DataPlane:
 
     def new_prediction_id(self, served: ServedVersion) -> str:
         self._counter += 1
-        now_ms = int(time.time() * 1000)  # noqa: TID251 - the id tells people the time of day
-        return ids.encode(ids.PredictionId(now_ms, served.revision, served.arm, self.index, self._counter))
+        writer = self._ids.get((served.revision, served.arm))
+        if writer is None:
+            writer = ids.PredictionIds(served.revision, served.arm, self.index)
+            self._ids[served.revision, served.arm] = writer
+        return writer.encode(time.time_ns() // 1_000_000, self._counter)
 
     def count(self, served: ServedVersion | None, outcome: str, answer: messages.Answer | None, total_ns: int) -> None:
         """Record one finished request: the only place where predictions are counted."""

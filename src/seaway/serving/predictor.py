@@ -6,34 +6,42 @@ Engine threads call them on one shared Predictor, which never changes after `ope
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from time import monotonic_ns
 from typing import Any
 
 import msgspec
 
 from seaway.errors import InvalidRequest, UnsupportedEncoding
 from seaway.inputs import open_input
-from seaway.inputs.base import Samples, check_rows
+from seaway.inputs.base import Array, Samples
 from seaway.packages import read_spec
 from seaway.runtimes import identify, runtime
 from seaway.runtimes.base import RunHandle
 from seaway.serving import infer
 from seaway.serving.known_answers import read_known_answers, warm_up
 from seaway.serving.outputs import OutputStage
-from seaway.types import Json, Signature
+from seaway.types import MAX_BATCH_SIZE, Json, Signature
 from seaway.wire.encoding import choose_encoding, pack, unpack
-from seaway.wire.oip import InferRequest, decode_infer, encode_infer
-from seaway.wire.predict import decode_predict, encode_predict
+from seaway.wire.oip import InferRequest, encode_infer
+from seaway.wire.plain import InferAnswers
+from seaway.wire.predict import PlainBodies, PredictAnswers, decode_predict
 
+_READ_AS_JSON = frozenset({
+    "", "application/json", "application/json; charset=utf-8", "application/json;charset=utf-8",
+    "application/x-www-form-urlencoded",
+})  # fmt: skip
+"""What clients send most, curl without a header among them; any other type is looked at more closely."""
 MIN_COMPRESSED_BYTES = 1024
 """A shorter answer fits into one packet anyway."""
 
 
-@dataclass(frozen=True, slots=True)
-class Payload:
+class TooManyRows(Exception):
+    """More samples than the caller of `answer` wants to run."""
+
+
+class Payload(msgspec.Struct, frozen=True, gc=False):
     """A request as it arrived. `protocol` is "predict" or "infer"."""
 
     protocol: str
@@ -44,8 +52,7 @@ class Payload:
     accept_encoding: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Prepared:
+class Prepared(msgspec.Struct, frozen=True, gc=False):
     """A validated request: the tensors to run, and what `encode` needs to know about the request."""
 
     samples: Samples
@@ -64,8 +71,7 @@ class Prepared:
         return self.samples.tokens
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(msgspec.Struct, frozen=True, gc=False):
     """An answer as it leaves. `header_length` is None for plain JSON."""
 
     chunks: list[bytes | memoryview]
@@ -89,6 +95,15 @@ class Predictor:
         self._input = open_input(package, spec, self._session.signature)
         self._outputs = OutputStage(spec.output, self._session.signature, masked=self._input.gives_masks)
         self._answers = read_known_answers(package, spec)
+        self._forms = {form.opening: form.read for form in self._input.forms()}
+        self._plain_bodies = PlainBodies({form.opening: form.kind for form in self._input.forms()})
+        self._predict_answers = PredictAnswers(model, version)
+        self._infer_answers = InferAnswers(model, version, self._session.signature.outputs)
+        self._infer_reader = infer.InferReader(
+            self._session.signature,
+            allow_nonfinite=spec.input.allow_nonfinite,
+            limit=spec.serving.max_batch_size,
+        )
 
     @classmethod
     def open(cls, package: Path, *, model: str, version: int, max_body_bytes: int, threads: int = 1) -> Predictor:
@@ -122,51 +137,54 @@ class Predictor:
     def prepare(self, payload: Payload) -> Prepared:
         """Decode, validate, preprocess. Raises InvalidRequest, PayloadTooLarge or UnsupportedEncoding."""
         body = payload.body
-        if payload.content_encoding not in {"", "identity"}:
+        if payload.content_encoding and payload.content_encoding != "identity":
             body = unpack(body, payload.content_encoding, limit_bytes=self._max_body_bytes)
         if payload.protocol == "infer":
-            return self._prepare_infer(payload, body)
-        samples = self._input.prepare(self._inputs(payload, body))
+            read = self._infer_reader.read(body, payload.header_length)
+            samples = Samples((read.feeds,), read.rows, False)
+            return Prepared(samples, read.names, read.request, payload.accept_encoding)
+        samples = self._samples(payload, body)
         return Prepared(samples, self._outputs.names, None, payload.accept_encoding)
 
     def run(self, batch: Sequence[Prepared], handle: RunHandle | None = None) -> list[Any]:
         """Execute the graph for each of `batch`. Raises Cancelled, InferenceFailed or InvalidRequest."""
-        return [
-            [self._session.run(feeds, prepared.names, handle) for feeds in prepared.samples.feeds] for prepared in batch
-        ]
+        return [self._run(prepared, handle) for prepared in batch]
 
     def encode(self, prepared: Prepared, outputs: Any, prediction_id: str) -> Reply:
         """The answer to `prepared` from what `run` gave for it."""
-        request = prepared.request
+        request, samples = prepared.request, prepared.samples
         if request is None:
-            values = self._outputs.values(prepared.samples, outputs)
-            body = encode_predict(self._model, self._version, prediction_id, values)
-            return Reply([body], len(body), None, "application/json", "", prepared.rows)
-        tensors = infer.output_tensors(prepared.names, outputs[0], self.signature)
-        encoded = encode_infer(self._model, self._version, request, tensors, labels=self.labels)
+            body = self._predict_answers.encode(prediction_id, self._outputs.values(samples, outputs))
+            return Reply([body], len(body), None, "application/json", "", samples.rows)
+        encoded = self._infer_answers.encode(request, prepared.names, outputs[0])
+        if encoded is None:
+            tensors = infer.output_tensors(prepared.names, outputs[0], self.signature)
+            encoded = encode_infer(self._model, self._version, request, tensors, labels=self.labels)
         kind = "application/json" if encoded.header_length is None else "application/octet-stream"
-        encoding = choose_encoding(prepared.accept_encoding) if encoded.n_bytes >= MIN_COMPRESSED_BYTES else ""
-        if encoding in {"", "identity"}:
-            return Reply(encoded.chunks, encoded.n_bytes, encoded.header_length, kind, "", prepared.rows)
+        if not prepared.accept_encoding or encoded.n_bytes < MIN_COMPRESSED_BYTES:
+            return Reply(encoded.chunks, encoded.n_bytes, encoded.header_length, kind, "", samples.rows)
+        encoding = choose_encoding(prepared.accept_encoding)
+        if encoding == "identity":
+            return Reply(encoded.chunks, encoded.n_bytes, encoded.header_length, kind, "", samples.rows)
         packed = pack(encoded.chunks, encoding)
-        return Reply([packed], len(packed), encoded.header_length, kind, encoding, prepared.rows)
+        return Reply([packed], len(packed), encoded.header_length, kind, encoding, samples.rows)
 
     def answer(
-        self, payload: Payload, prediction_id: str, handle: RunHandle | None = None, *, max_rows: int = 0
-    ) -> tuple[Reply | None, int, int, int]:
-        """All three steps for one request, and the nanoseconds that each took.
+        self, payload: Payload, prediction_id: str, handle: RunHandle | None = None, max_rows: int = MAX_BATCH_SIZE
+    ) -> tuple[Reply, int, int, int]:
+        """All three steps, and the nanoseconds that each took.
 
-        The reply is None, and nothing has run, for a request of more than `max_rows` samples (0: any number).
+        Raises what they raise, and TooManyRows, before anything has run, for more than `max_rows` samples.
         """
-        began = time.monotonic_ns()
+        began = monotonic_ns()
         prepared = self.prepare(payload)
-        ready = time.monotonic_ns()
-        if max_rows and prepared.rows > max_rows:
-            return None, ready - began, 0, 0
-        (outputs,) = self.run((prepared,), handle)
-        ran = time.monotonic_ns()
+        ready = monotonic_ns()
+        if prepared.samples.rows > max_rows:
+            raise TooManyRows
+        outputs = self._run(prepared, handle)
+        ran = monotonic_ns()
         reply = self.encode(prepared, outputs, prediction_id)
-        return reply, ready - began, ran - ready, time.monotonic_ns() - ran
+        return reply, ready - began, ran - ready, monotonic_ns() - ran
 
     def warm_up(self) -> None:
         """Replay the known answers, or inputs made up from the signature. Raises WarmUpFailed saying what differed."""
@@ -180,6 +198,22 @@ class Predictor:
         (outputs,) = self.run([prepared])
         reply = self.encode(prepared, outputs, "warm-up")
         return msgspec.json.decode(b"".join(reply.chunks))["outputs"]
+
+    def _run(self, prepared: Prepared, handle: RunHandle | None) -> list[list[Array]]:
+        run, names = self._session.run, prepared.names
+        return [run(feeds, names, handle) for feeds in prepared.samples.feeds]
+
+    def _samples(self, payload: Payload, body: bytes | memoryview) -> Samples:
+        """The samples of a `/predict` body: in one pass where it has one of the input type's forms."""
+        if payload.content_type in _READ_AS_JSON:
+            body = bytes(body)
+            plain = self._plain_bodies.decode(body)
+            if plain is not None:
+                opening, inputs, model, n_keys = plain
+                samples = self._forms[opening](inputs, n_keys)
+                if samples is not None and (model is None or model == self._model):
+                    return samples
+        return self._input.prepare(self._inputs(payload, body))
 
     def _inputs(self, payload: Payload, body: bytes | memoryview) -> Any:
         """The `inputs` of a `/predict` body: from JSON, or the body itself where it is an image."""
@@ -199,13 +233,3 @@ class Predictor:
         if request.model not in {None, self._model}:
             raise InvalidRequest(f'"model" in the body is not {self._model!r}, which the path names; leave it out.')
         return request.inputs
-
-    def _prepare_infer(self, payload: Payload, body: bytes | memoryview) -> Prepared:
-        signature = self.signature
-        raw_spec = signature.inputs[0] if len(signature.inputs) == 1 else None
-        request = decode_infer(body, header_length=payload.header_length, raw_spec=raw_spec)
-        feeds = infer.input_tensors(request, signature, allow_nonfinite=self.spec.input.allow_nonfinite)
-        rows = infer.count_rows(feeds, signature)
-        check_rows(rows, self.spec.serving.max_batch_size)
-        names = infer.output_names(request, signature)
-        return Prepared(Samples((feeds,), rows, bare=False), names, request, payload.accept_encoding)

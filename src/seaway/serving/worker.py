@@ -481,19 +481,14 @@ class Worker:
 
     def _predict(self, predictor: Predictor, request: Request, queue_ns: int) -> None:
         meta = request.meta
-        began = time.monotonic_ns()
         payload = Payload(
             meta.protocol, request.body, meta.header_length,
             meta.content_type, meta.content_encoding, meta.accept_encoding,
         )  # fmt: skip
-        prepared = predictor.prepare(payload)
-        ready = time.monotonic_ns()
-        (outputs,) = predictor.run([prepared], request.handle)
-        ran = time.monotonic_ns()
-        reply = predictor.encode(prepared, outputs, meta.prediction_id)
-        done = time.monotonic_ns()
-        self._run_ns += (done - began - self._run_ns) // 8 if self._run_ns else done - began
-        self._answer(request, reply, (queue_ns, ready - began, ran - ready, done - ran))
+        reply, input_ns, infer_ns, output_ns = predictor.answer(payload, meta.prediction_id, request.handle)
+        took = input_ns + infer_ns + output_ns
+        self._run_ns += (took - self._run_ns) // 8 if self._run_ns else took
+        self._answer(request, reply, (queue_ns, input_ns, infer_ns, output_ns))
 
     def _translate(self, request: Request, error: Exception) -> SeawayError:
         if isinstance(error, Cancelled) and not request.cancelled:

@@ -4,13 +4,18 @@ The kernel keeps the file when its writer is killed, so nothing that was recorde
 its place goes on counting in the same page. All cells are 8-byte words that only grow, each stored at once:
 
     header  magic (stored last), layout, capacity, slots in use (stored when a new slot is complete)
-    slot    sequence, version, name length, name[16 words], outcomes[8], success ns, fail ns, rows, last answer ms,
-            4 histograms x (14 buckets, sum ns), 9 batch sizes x (size, executions, input ns, infer ns, output ns)
+    slot    sequence, version, name length, name[16 words], outcomes[8], fail ns, 4 histograms x 13 buckets after the
+            first, success ns, rows, last answer ns, 4 histograms x (first bucket, sum ns),
+            9 batch sizes x (size, executions, input ns, infer ns, output ns)
 
 A slot's sequence is odd while a record is being written: a reader that meets that reads again, so it never sees half
 a record of a living writer. A writer killed in the middle leaves one request partly counted: in some of the slot's
 histograms and not in its outcome, which is stored last. Histogram counts are sums of buckets, so each one stays
 consistent in itself.
+
+Success ns to the first batch size is the block, what nearly every answer changes: the writer knows its values and
+stores it whole by one copy of bytes. That moves at least eight bytes at a time, so that a kill leaves every cell old or
+new. `struct.pack_into` won't do: it clears what it is about to write, and a kill in between would lose counts.
 """
 
 from __future__ import annotations
@@ -18,11 +23,13 @@ from __future__ import annotations
 import fcntl
 import mmap
 import os
+import struct
 import time
 from bisect import bisect_left
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from seaway.errors import Conflict, Unavailable
 from seaway.telemetry.snapshot import BUCKETS_NS, OTHER_MODELS, OUTCOMES, Executions, Histogram, SeriesSnapshot
@@ -31,27 +38,31 @@ CAPACITY = 1024
 
 _MAGIC, _LAYOUT_AT, _CAPACITY_AT, _USED_AT, _HEADER = 0, 1, 2, 3, 8
 _MAGIC_WORD = int.from_bytes(b"seawaypg", "little")
-_LAYOUT = 1
+_LAYOUT = 2
 
 _NAME_BYTES = 128
 _EXACT_BATCH_SIZES = 8
 _SEQUENCE, _VERSION, _NAME_LENGTH, _NAME = 0, 1, 2, 3
 _OUTCOMES = _NAME + _NAME_BYTES // 8
-_SUCCESS_NS = _OUTCOMES + len(OUTCOMES)
-_FAIL_NS, _ROWS, _LAST_MS = _SUCCESS_NS + 1, _SUCCESS_NS + 2, _SUCCESS_NS + 3
-_SUM = len(BUCKETS_NS) + 1  # within a histogram, after its buckets
-_QUEUE = _LAST_MS + 1
-_BATCH, _INFERENCE, _REQUEST = _QUEUE + _SUM + 1, _QUEUE + 2 * (_SUM + 1), _QUEUE + 3 * (_SUM + 1)
-_BATCH_SIZES = _REQUEST + _SUM + 1
+_FAIL_NS = _OUTCOMES + len(OUTCOMES)
+_QUEUE, _BATCH, _INFERENCE, _REQUEST = range(4)
+_LATER = _FAIL_NS + 1  # the buckets after the first, of one histogram after another
+_N_LATER = len(BUCKETS_NS)
+_BLOCK = _LATER + 4 * _N_LATER
+_SUCCESS_NS, _ROWS, _LAST_NS, _HISTOGRAMS = range(_BLOCK, _BLOCK + 4)
+_BATCH_SIZES = _HISTOGRAMS + 2 * 4
+_BLOCK_END = _BATCH_SIZES + 5
 _STRIDE = -(-(_BATCH_SIZES + 5 * (_EXACT_BATCH_SIZES + 1)) // 8) * 8  # whole cache lines
 
 _OUTCOME_AT = {outcome: _OUTCOMES + index for index, outcome in enumerate(OUTCOMES)}
+_OK = _OUTCOME_AT["ok"]
 _WORKED = frozenset({"ok", "failed", "deadline"})
+_FIRST_NS = BUCKETS_NS[0]
+_pack_block = struct.Struct(f"{_BLOCK_END - _BLOCK}Q").pack
 _READ_ATTEMPTS = 64
 
 
-@dataclass(slots=True)
-class Timings:
+class Timings(msgspec.Struct, gc=False):
     """Where one request's time went, in nanoseconds, and how many samples it had.
 
     `batch_ns` is the wait for company in a batch; `total_ns` is the gateway's view, from arrival to answer. A request
@@ -70,14 +81,18 @@ class Timings:
 class Series:
     """The counters of one model version in one gateway. Made by `MetricsPage.series`; one thread records."""
 
-    __slots__ = ("_clock_ns", "_sequence", "_sizes", "_words")
+    __slots__ = ("_block", "_bytes", "_clock_ns", "_here", "_ok", "_sequence", "_sizes", "_words")
 
-    def __init__(self, words: memoryview[int], clock_ns: Callable[[], int]) -> None:
-        self._words = words
+    def __init__(self, mapped: mmap.mmap, at: int, words: memoryview[int], clock_ns: Callable[[], int]) -> None:
+        """`words` begin at word `at` of the page."""
+        self._bytes, self._words = mapped, words
+        self._here = slice(8 * (at + _BLOCK), 8 * (at + _BLOCK_END))
         self._clock_ns = clock_ns
         # A predecessor that was killed in the middle of a record left its sequence odd.
         self._sequence = words[_SEQUENCE] + words[_SEQUENCE] % 2
         words[_SEQUENCE] = self._sequence
+        self._ok = words[_OK]
+        self._block = tuple(words[_BLOCK:_BLOCK_END])
         exact = range(_BATCH_SIZES, _BATCH_SIZES + 5 * _EXACT_BATCH_SIZES, 5)
         self._sizes = {words[at]: at for at in exact if words[at]}
 
@@ -87,38 +102,85 @@ class Series:
         `seaway_request_seconds` takes the requests that a model worked on or should have (ok, failed, deadline); those
         refused at once would make it look fast. The phases are only known of answered ones.
         """
-        words = self._words
-        outcome_at = _OUTCOME_AT[outcome]
-        self._sequence += 2
-        words[_SEQUENCE] = self._sequence - 1
-        if outcome in _WORKED:
-            self._observe(_REQUEST, timings.total_ns)
         if outcome == "ok":
             self._answered(timings)
-            words[_SUCCESS_NS] += max(timings.total_ns, 0)
-        else:
-            words[_FAIL_NS] += max(timings.total_ns, 0)
+            return
+        outcome_at = _OUTCOME_AT[outcome]
+        words, total = self._words, max(timings.total_ns, 0)
+        sequence = self._sequence
+        words[_SEQUENCE] = sequence + 1
+        if outcome in _WORKED:
+            block = list(self._block)
+            first = _HISTOGRAMS - _BLOCK + 2 * _REQUEST
+            if total <= _FIRST_NS:
+                block[first] += 1
+            else:
+                self._later(_REQUEST, total)
+            block[first + 1] += total
+            self._store(tuple(block))
+        words[_FAIL_NS] += total
         words[outcome_at] += 1
-        words[_SEQUENCE] = self._sequence
+        self._sequence = words[_SEQUENCE] = sequence + 2
 
     def _answered(self, timings: Timings) -> None:
-        words = self._words
-        self._observe(_QUEUE, timings.queue_ns)
-        self._observe(_BATCH, timings.batch_ns)
-        self._observe(_INFERENCE, timings.infer_ns)
-        at = self._sizes.get(timings.rows) or self._size_at(timings.rows)
-        words[at + 1] += 1
-        words[at + 2] += max(timings.input_ns, 0)
-        words[at + 3] += max(timings.infer_ns, 0)
-        words[at + 4] += max(timings.output_ns, 0)
-        words[_ROWS] += max(timings.rows, 0)
-        words[_LAST_MS] = self._clock_ns() // 1_000_000
+        """Every answer passes here: plain names in the order of the block, and few calls."""
+        queue, batch, given, infer = timings.queue_ns, timings.batch_ns, timings.input_ns, timings.infer_ns
+        output, total, rows = timings.output_ns, timings.total_ns, timings.rows
+        if queue < 0 or batch < 0 or given < 0 or infer < 0 or output < 0 or total < 0 or rows < 0:
+            queue, batch, given, infer = max(queue, 0), max(batch, 0), max(given, 0), max(infer, 0)
+            output, total, rows = max(output, 0), max(total, 0), max(rows, 0)
+        (
+            success, n_rows, _, queues, queue_sum, batches, batch_sum, infers, infer_sum, totals, total_sum,
+            size, runs, given_sum, run_sum, output_sum,
+        ) = self._block  # fmt: skip
+        words, sequence = self._words, self._sequence
+        words[_SEQUENCE] = sequence + 1
+        if queue <= _FIRST_NS:
+            queues += 1
+        else:
+            self._later(_QUEUE, queue)
+        if batch <= _FIRST_NS:
+            batches += 1
+        else:
+            self._later(_BATCH, batch)
+        if infer <= _FIRST_NS:
+            infers += 1
+        else:
+            self._later(_INFERENCE, infer)
+        if total <= _FIRST_NS:
+            totals += 1
+        else:
+            self._later(_REQUEST, total)
+        if not size and rows:
+            size = rows
+            self._sizes[rows] = _BATCH_SIZES
+        if rows == size and rows:
+            runs, given_sum, run_sum, output_sum = runs + 1, given_sum + given, run_sum + infer, output_sum + output
+        else:
+            self._execution(rows, given, infer, output)
+        self._store((
+            success + total, n_rows + rows, self._clock_ns(), queues, queue_sum + queue, batches, batch_sum + batch,
+            infers, infer_sum + infer, totals, total_sum + total, size, runs, given_sum, run_sum, output_sum,
+        ))  # fmt: skip
+        self._ok = words[_OK] = self._ok + 1
+        self._sequence = words[_SEQUENCE] = sequence + 2
 
-    def _observe(self, at: int, ns: int) -> None:
+    def _store(self, block: tuple[int, ...]) -> None:
+        self._bytes[self._here] = _pack_block(*block)
+        self._block = block
+
+    def _later(self, histogram: int, ns: int) -> None:
+        """Count in one of the buckets after the first."""
+        self._words[_LATER - 1 + histogram * _N_LATER + bisect_left(BUCKETS_NS, ns)] += 1
+
+    def _execution(self, rows: int, given: int, infer: int, output: int) -> None:
+        """Count an execution of another size than the first."""
         words = self._words
-        words[at + bisect_left(BUCKETS_NS, ns)] += 1
-        if ns > 0:
-            words[at + _SUM] += ns
+        at = self._sizes.get(rows) or self._size_at(rows)
+        words[at + 1] += 1
+        words[at + 2] += given
+        words[at + 3] += infer
+        words[at + 4] += output
 
     def _size_at(self, rows: int) -> int:
         """Where executions of `rows` are counted; the ninth place takes all sizes after the eighth."""
@@ -154,7 +216,7 @@ class MetricsPage:
         self._series: dict[tuple[str, int], Series] = {}
         for slot in range(self._words[_USED_AT]):
             words = self._slot(slot)
-            self._series[_key(words.tolist())] = Series(words, clock_ns)
+            self._series[_key(words.tolist())] = Series(self._map, _at(slot), words, clock_ns)
 
     def _claim(self, path: Path, capacity: int) -> mmap.mmap:
         try:
@@ -173,8 +235,7 @@ class MetricsPage:
         return mapped
 
     def _slot(self, slot: int) -> memoryview[int]:
-        at = _HEADER + slot * _STRIDE
-        return self._words[at : at + _STRIDE]
+        return self._words[_at(slot) : _at(slot) + _STRIDE]
 
     def series(self, model: str, version: int) -> Series:
         """Where requests of this version are counted. The same object each time; callers needn't keep it.
@@ -197,7 +258,7 @@ class MetricsPage:
         words[_NAME_LENGTH] = len(name)
         words[_VERSION] = version
         self._words[_USED_AT] = slot + 1
-        series = self._series[model, version] = Series(words, self._clock_ns)
+        series = self._series[model, version] = Series(self._map, _at(slot), words, self._clock_ns)
         return series
 
     def close(self) -> None:
@@ -232,6 +293,10 @@ def read_page(path: Path) -> list[SeriesSnapshot]:
         return [_snapshot(_read_slot(words, slot)) for slot in range(words[_USED_AT])]
 
 
+def _at(slot: int) -> int:
+    return _HEADER + slot * _STRIDE
+
+
 def _check(words: memoryview[int], path: Path) -> None:
     fits = 8 * (_HEADER + words[_CAPACITY_AT] * _STRIDE) <= words.nbytes
     if words[_MAGIC] != _MAGIC_WORD or words[_LAYOUT_AT] != _LAYOUT or not fits:
@@ -239,7 +304,7 @@ def _check(words: memoryview[int], path: Path) -> None:
 
 
 def _read_slot(words: memoryview[int], slot: int) -> list[int]:
-    at = _HEADER + slot * _STRIDE
+    at = _at(slot)
     values = words[at : at + _STRIDE].tolist()
     for _ in range(_READ_ATTEMPTS):
         if values[_SEQUENCE] % 2 == 0 and words[at + _SEQUENCE] == values[_SEQUENCE]:
@@ -268,10 +333,12 @@ def _snapshot(values: list[int]) -> SeriesSnapshot:
         success_ns=values[_SUCCESS_NS],
         fail_ns=values[_FAIL_NS],
         rows=values[_ROWS],
-        last_inference_ms=values[_LAST_MS],
+        last_inference_ms=values[_LAST_NS] // 1_000_000,
         batches={values[at]: Executions(*values[at + 1 : at + 5]) for at in places if values[at + 1]},
     )
 
 
-def _histogram(values: list[int], at: int) -> Histogram:
-    return Histogram(tuple(values[at : at + _SUM]), values[at + _SUM])
+def _histogram(values: list[int], histogram: int) -> Histogram:
+    later = _LATER + histogram * _N_LATER
+    first, sum_ns = values[_HISTOGRAMS + 2 * histogram : _HISTOGRAMS + 2 * histogram + 2]
+    return Histogram((first, *values[later : later + _N_LATER]), sum_ns)

@@ -8,7 +8,6 @@ of the only input.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 import msgspec
@@ -24,8 +23,7 @@ from seaway.wire.tensors import binary_array, binary_bytes, check_shape, json_ar
 MAX_OUTPUTS = 1000
 
 
-@dataclass(frozen=True, slots=True)
-class InferTensor:
+class InferTensor(msgspec.Struct, frozen=True, gc=False):
     """A named tensor; BYTES are object arrays of bytes."""
 
     name: str
@@ -33,8 +31,7 @@ class InferTensor:
     array: Array
 
 
-@dataclass(frozen=True, slots=True)
-class RequestedOutput:
+class RequestedOutput(msgspec.Struct, frozen=True, gc=False):
     """An output that the caller asks for; `classification` is how many classes, 0 for the tensor itself."""
 
     name: str
@@ -42,8 +39,7 @@ class RequestedOutput:
     classification: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class InferRequest:
+class InferRequest(msgspec.Struct, frozen=True, gc=False):
     """A request as it was sent; `outputs` None: all of them, binary if `binary_default`."""
 
     id: str
@@ -53,13 +49,12 @@ class InferRequest:
     binary_default: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Encoded:
+class Encoded(msgspec.Struct, frozen=True, gc=False):
     """An answer's bytes; `header_length` None: plain JSON."""
 
     chunks: list[bytes | memoryview]
     header_length: int | None
-    n_bytes: int = field(default=0)
+    n_bytes: int = 0
 
 
 _Dimension = Annotated[int, msgspec.Meta(ge=0)]
@@ -74,7 +69,7 @@ class _Input(msgspec.Struct):
     data: msgspec.Raw = msgspec.Raw()
 
 
-class _Output(msgspec.Struct):
+class Output(msgspec.Struct):
     name: str
     parameters: _Parameters = msgspec.UNSET
 
@@ -83,7 +78,7 @@ class _Request(msgspec.Struct):
     inputs: list[_Input]
     id: str | msgspec.UnsetType | None = msgspec.UNSET
     parameters: _Parameters = msgspec.UNSET
-    outputs: list[_Output] | msgspec.UnsetType | None = msgspec.UNSET
+    outputs: list[Output] | msgspec.UnsetType | None = msgspec.UNSET
     # KServe's client sends it along; it means nothing here, but is no reason for a second look at the keys.
     model_name: Any = msgspec.UNSET
 
@@ -111,7 +106,7 @@ def decode_infer(
     binary_default = _flag(parameters, "binary_data_output", "parameters")
     inputs = _inputs(request.inputs, view[len(text) :])
     # No outputs asked for and an empty list of them both mean all, as in Triton.
-    outputs = _outputs(request.outputs) if request.outputs else None
+    outputs = read_outputs(request.outputs) if request.outputs else None
     return InferRequest(request.id or "", parameters, inputs, outputs, binary_default)
 
 
@@ -130,9 +125,12 @@ def _count_keys(request: _Request) -> int:
     count += request.model_name is not msgspec.UNSET
     for tensor in request.inputs:
         count += 3 + bool(tensor.data) + _count_parameters(tensor.parameters)
-    for output in request.outputs or ():
-        count += 1 + _count_parameters(output.parameters)
-    return count
+    return count + count_output_keys(request.outputs or ())
+
+
+def count_output_keys(outputs: Sequence[Output]) -> int:
+    """How many keys the objects in `outputs` have."""
+    return sum(1 + _count_parameters(output.parameters) for output in outputs)
 
 
 def _count_parameters(parameters: _Parameters) -> int:
@@ -203,7 +201,7 @@ def _binary_size(tensor: _Input, where: str) -> int:
     return _number(parameters, "binary_data_size", "bytes", f"{where}.parameters")
 
 
-def _outputs(given: list[_Output]) -> tuple[RequestedOutput, ...]:
+def read_outputs(given: list[Output]) -> tuple[RequestedOutput, ...]:
     if len(given) > MAX_OUTPUTS:
         raise InvalidRequest(f"outputs: {len(given)} are asked for; at most {MAX_OUTPUTS} may be.")
     outputs: list[RequestedOutput] = []

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -14,8 +15,10 @@ from seaway.wire.strict import KEYS_CHECKED_BYTES, decode_json, refuse_nul, refu
 _KEYS = ("inputs", "parameters", "model")
 
 
-@dataclass(frozen=True, slots=True)
-class PredictRequest:
+_OPENING = re.compile(rb'\s*\{\s*"inputs"\s*:((?:\s*[\[{]){0,40})')
+
+
+class PredictRequest(msgspec.Struct, frozen=True, gc=False):
     """What a `/predict` body says; `inputs` are plain Python values."""
 
     inputs: Any
@@ -63,6 +66,47 @@ def decode_predict(body: bytes | memoryview) -> PredictRequest:
     return PredictRequest(value["inputs"], model)
 
 
+class PlainBodies:
+    """Reads the bodies that a model gets most, straight into the types of their `inputs`.
+
+    None for every other body, sound or not: `decode_predict` then reads it or says what is wrong with it.
+    """
+
+    def __init__(self, kinds: Mapping[bytes, Any]) -> None:
+        """`kinds`: a type for the inputs that begin with these brackets. One that lets unknown keys pass won't do."""
+        self._decoders = {
+            opening: msgspec.json.Decoder(
+                msgspec.defstruct(
+                    "Body", [("inputs", kind), ("model", str | None, None)], forbid_unknown_fields=True, gc=False
+                )
+            ).decode
+            for opening, kind in kinds.items()
+        }
+
+    def decode(self, text: bytes) -> tuple[bytes, Any, str | None, int | None] | None:
+        """The brackets, what `inputs` decoded into, the model, and how many keys are within `inputs`.
+
+        The keys are None in a body over `KEYS_CHECKED_BYTES`. More keys than there are in the value: one came twice.
+        """
+        begins = _OPENING.match(text)
+        # A backslash may hide a key or a NUL.
+        if begins is None or b"\\" in text:
+            return None
+        opening = begins[1]
+        decode = self._decoders.get(opening)
+        if decode is None:
+            opening = opening.translate(None, b" \t\r\n")
+            decode = self._decoders.get(opening)
+            if decode is None:
+                return None
+        try:
+            body: Any = decode(text)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return None
+        n_keys = None if len(text) > KEYS_CHECKED_BYTES else text.count(b":") - 1 - (body.model is not None)
+        return opening, body.inputs, body.model, n_keys
+
+
 def _count_keys(value: Any, enough: int) -> int:
     """The keys of all objects within `value`; stops looking at `enough`, so that plain numbers are not walked."""
     found = 0
@@ -85,7 +129,17 @@ def peek_model(body: bytes | memoryview) -> str | None:
 
 def encode_predict(model: str, version: int, prediction_id: str, outputs: Any) -> bytes:
     """The answer. Arrays become lists; numbers that are not finite become null, since JSON has no word for them."""
-    return _encode({"model": model, "version": version, "prediction_id": prediction_id, "outputs": outputs})
+    return PredictAnswers(model, version).encode(prediction_id, outputs)
+
+
+class PredictAnswers:
+    """Writes the answers of one version, as `encode_predict` does; what they share is written once."""
+
+    def __init__(self, model: str, version: int) -> None:
+        self._head = _encode({"model": model, "version": version})[:-1] + b',"prediction_id":'
+
+    def encode(self, prediction_id: str, outputs: Any) -> bytes:
+        return b"".join((self._head, _encode(prediction_id), b',"outputs":', _encode(outputs), b"}"))
 
 
 def _plain(value: Any) -> Any:

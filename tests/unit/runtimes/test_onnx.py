@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import queue
 import threading
 from pathlib import Path
 from typing import Any
@@ -195,6 +197,27 @@ def test_terminate_after_the_run_does_nothing(endless: Session) -> None:
     handle.reset()
 
     assert endless.run(ONCE, ["y"], handle)[0].tolist() == [1]
+
+
+def test_terminate_at_any_moment_never_ends_the_run_after_its_own(endless: Session) -> None:
+    handles: queue.SimpleQueue[RunHandle | None] = queue.SimpleQueue()
+
+    def terminate_all() -> None:
+        while (handle := handles.get()) is not None:
+            handle.terminate()
+
+    thread = threading.Thread(target=terminate_all)
+    thread.start()
+    try:
+        for _ in range(500):
+            handles.put(handle := RunHandle())
+            with contextlib.suppress(Cancelled):
+                endless.run(ONCE, ["y"], handle)
+            assert endless.run(ONCE, ["y"], RunHandle())[0].tolist() == [1]
+            assert endless.run(ONCE, ["y"], None)[0].tolist() == [1]
+    finally:
+        handles.put(None)
+        thread.join(timeout=10)
 
 
 def test_the_only_model_file_is_the_model(tmp_path: Path) -> None:

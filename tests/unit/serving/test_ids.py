@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seaway.errors import InvalidRequest
-from seaway.serving.ids import PredictionId, decode, encode
+from seaway.serving.ids import PredictionId, PredictionIds, decode, encode
 
 parts = st.builds(
     PredictionId,
@@ -26,6 +26,23 @@ def test_an_id_says_again_what_went_into_it(value: PredictionId) -> None:
 def test_ids_sort_by_time(one: PredictionId, two: PredictionId) -> None:
     if one.time_ms < two.time_ms:
         assert encode(one) < encode(two)
+
+
+@given(parts, st.lists(st.tuples(st.integers(0, 2**48 - 1), st.integers(0, 2**32 - 1)), min_size=1, max_size=5))
+def test_ids_written_one_after_another_are_those_written_alone(
+    value: PredictionId, following: list[tuple[int, int]]
+) -> None:
+    written = PredictionIds(value.revision, value.arm, value.gateway)
+    for time_ms, counter in [(value.time_ms, value.counter), *following]:
+        alone = PredictionId(time_ms, value.revision, value.arm, value.gateway, counter)
+        assert written.encode(time_ms, counter) == encode(alone)
+
+
+@given(parts, st.integers(0, 2**48), st.integers(0, 2**32))
+def test_time_and_counter_may_overflow_as_they_do_alone(value: PredictionId, more_ms: int, more: int) -> None:
+    time_ms, counter = value.time_ms + more_ms, value.counter + more
+    alone = PredictionId(time_ms, value.revision, value.arm, value.gateway, counter)
+    assert PredictionIds(value.revision, value.arm, value.gateway).encode(time_ms, counter) == encode(alone)
 
 
 @given(st.text(max_size=40))

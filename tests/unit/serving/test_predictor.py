@@ -29,6 +29,7 @@ from seaway.errors import (
     WarmUpFailed,
 )
 from seaway.runtimes.base import RunHandle
+from seaway.serving.infer import MAX_REMEMBERED
 from seaway.serving.predictor import Payload, Predictor, Reply
 
 
@@ -352,6 +353,56 @@ def test_nan_is_refused_unless_the_package_allows_it(doubled: Predictor, tmp_pat
     with pytest.raises(InvalidRequest, match="element 1"):
         doubled.prepare(binary_nan())
     assert np.isnan(lenient.prepare(binary_nan()).samples.feeds[0]["x"][0, 1])
+
+
+def test_a_binary_request_sent_again_is_held_to_the_same(doubled: Predictor) -> None:
+    head = b'{"inputs":[{"name":"x","shape":[1,3],"datatype":"FP32","parameters":{"binary_data_size":12}}]}'
+
+    def send(values: Any, size: int = 12) -> Any:
+        data = np.array(values, "<f4").tobytes()[:size]
+        return json.loads(answer(doubled, Payload("infer", memoryview(head + data), header_length=len(head))).chunks[0])
+
+    for values in ([1, 2, 3], [4, 5, 6], [7, 8, 9]):
+        assert send(values)["outputs"][0]["data"] == [2 * value for value in values]
+    with pytest.raises(InvalidRequest, match="'x': element 2 is not a finite FP32"):
+        send([1, 2, np.inf])
+    with pytest.raises(InvalidRequest, match="additional"):
+        send([1, 2, 3], size=8)
+    with pytest.raises(InvalidRequest, match="unexpected additional"):
+        send([1, 2, 3, 4], size=16)
+    assert send([1, 0, 0])["outputs"][0]["data"] == [2, 0, 0]
+
+
+def test_few_layouts_of_binary_requests_are_remembered(doubled: Predictor) -> None:
+    for spaces in range(3 * MAX_REMEMBERED):
+        head = b'{"inputs":[{"name":"x","shape":[1,3],"datatype":"FP32","parameters":{"binary_data_size":12}}]}'
+        head += b" " * spaces
+        payload = Payload("infer", head + np.array([1, 2, 3], "<f4").tobytes(), header_length=len(head))
+        for _ in range(2):
+            assert doubled.prepare(payload).rows == 1
+    assert len(doubled._infer_reader._layouts) <= MAX_REMEMBERED
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        Payload("predict", b'{"inputs": [1, 2, 3]}'),
+        Payload("predict", memoryview(b'{"inputs": [[1, 2, 3]], "parameters": {}}')),
+        Payload("infer", b'{"id":"7","inputs":[{"name":"x","shape":[1,3],"datatype":"FP32","data":[1,2,3]}]}'),
+        Payload("infer", np.array([1, 2, 3], "<f4").tobytes(), header_length=0),
+    ],
+)
+def test_one_call_answers_as_the_three_steps_do(doubled: Predictor, payload: Payload) -> None:
+    reply, input_ns, infer_ns, output_ns = doubled.answer(payload, "id-1", RunHandle())
+
+    assert reply == answer(doubled, payload)
+    assert min(input_ns, infer_ns, output_ns) > 0
+
+
+def test_a_body_for_another_model_is_refused(doubled: Predictor) -> None:
+    assert doubled.prepare(Payload("predict", b'{"inputs": [1, 2, 3], "model": "m"}')).rows == 1
+    with pytest.raises(InvalidRequest, match='"model" in the body'):
+        doubled.prepare(Payload("predict", b'{"inputs": [1, 2, 3], "model": "other"}'))
 
 
 def test_long_answers_are_compressed_when_the_client_asks(doubled: Predictor) -> None:

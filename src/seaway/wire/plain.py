@@ -1,0 +1,163 @@
+"""The `/v2` requests and answers that a model gets and gives most, read and written in one pass.
+
+What is not plain is None here, and `decode_infer` then reads it or says what is wrong; answers are the same bytes as
+those of `encode_infer`.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import struct
+from collections.abc import Sequence
+from functools import cache
+from types import GenericAlias
+from typing import Annotated, Any
+
+import msgspec
+import numpy as np
+
+from seaway.errors import InvalidRequest
+from seaway.types import Signature, TensorSpec
+from seaway.wire.datatypes import DTYPES, Array
+from seaway.wire.oip import Encoded, InferRequest, Output, count_output_keys, read_outputs
+from seaway.wire.strict import KEYS_CHECKED_BYTES
+from seaway.wire.tensors import all_finite, binary_bytes, flattened, json_values, layout
+
+_DATA = re.compile(rb'"data"\s*:((?:\s*\[){1,16})')
+_ELEMENTS: dict[str, Any] = {"f": float, "i": int, "u": int, "b": bool}
+_Dimension = Annotated[int, msgspec.Meta(ge=0, le=1 << 32)]
+_encode = msgspec.json.Encoder().encode
+
+
+@cache
+def _decoder(kind: str, depth: int) -> Any:
+    data = _ELEMENTS[kind]
+    for _ in range(depth):
+        data = GenericAlias(list, (data,))
+    fields = [("name", str), ("shape", list[_Dimension]), ("datatype", str), ("data", data)]
+    tensor = msgspec.defstruct("Tensor", fields, forbid_unknown_fields=True, gc=False)
+    request = msgspec.defstruct(
+        "Request",
+        [
+            ("inputs", Annotated[GenericAlias(list, (tensor,)), msgspec.Meta(min_length=1, max_length=1)]),
+            ("id", str | None | msgspec.UnsetType, msgspec.UNSET),
+            ("outputs", list[Output] | None | msgspec.UnsetType, msgspec.UNSET),
+        ],
+        forbid_unknown_fields=True,
+        gc=False,
+    )
+    return msgspec.json.Decoder(request).decode
+
+
+class PlainTensors:
+    """Reads requests of one tensor of numbers in JSON, without parameters, for a graph of one input."""
+
+    def __init__(self, spec: TensorSpec) -> None:
+        self._spec = spec
+        self._dtype = DTYPES[spec.datatype]
+
+    @classmethod
+    def of(cls, signature: Signature) -> PlainTensors | None:
+        """None for a graph of several inputs, or of one that JSON numbers don't fill."""
+        if len(signature.inputs) != 1 or DTYPES[signature.inputs[0].datatype].kind not in _ELEMENTS:
+            return None
+        return cls(signature.inputs[0])
+
+    def decode(self, text: bytes) -> tuple[InferRequest, Array] | None:
+        """The request, its inputs left out, and the tensor, which has the datatype and a shape that the graph takes."""
+        begins = _DATA.search(text)
+        # A backslash may hide a key or a NUL.
+        if begins is None or b"\\" in text:
+            return None
+        depth = begins[1].count(b"[")
+        try:
+            request = _decoder(self._dtype.kind, depth)(text)
+            array = self._array(request.inputs[0], depth)
+            outputs = read_outputs(request.outputs) if request.outputs else None
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, InvalidRequest):
+            return None
+        if array is None or (len(text) <= KEYS_CHECKED_BYTES and text.count(b":") != _count_keys(request)):
+            return None
+        return InferRequest(request.id or "", {}, (), outputs, False), array
+
+    def _array(self, tensor: Any, depth: int) -> Array | None:
+        spec, shape, values = self._spec, tensor.shape, tensor.data
+        if tensor.name != spec.name or tensor.datatype != spec.datatype or not _fits(shape, spec.shape):
+            return None
+        if depth > 1:
+            values, extents = flattened(values, depth, "data")
+            if [size for size in extents if size != 1] != [size for size in shape if size != 1]:
+                return None
+        if not values or len(values) != math.prod(shape):
+            return None
+        try:
+            return np.ndarray(shape, self._dtype, struct.pack(layout(len(values), self._dtype), *values))
+        except (struct.error, OverflowError):
+            return None
+
+
+def _fits(shape: list[int], wanted: tuple[int, ...]) -> bool:
+    if len(shape) != len(wanted):
+        return False
+    for size, needed in zip(shape, wanted, strict=True):  # noqa: SIM110 - a generator costs more than the rest of it
+        if needed not in {-1, size}:
+            return False
+    return True
+
+
+def _count_keys(request: Any) -> int:
+    count = 5
+    if request.id is not msgspec.UNSET:
+        count += 1
+    if request.outputs is not msgspec.UNSET:
+        count += 1 + count_output_keys(request.outputs or ())
+    return count
+
+
+class InferAnswers:
+    """Writes the answers of one version; what they share is written once."""
+
+    def __init__(self, model: str, version: int, outputs: Sequence[TensorSpec]) -> None:
+        self._head = _encode({"model_name": model, "model_version": str(version)})[:-1]
+        self._datatypes = {spec.name: spec.datatype for spec in outputs}
+        self._starts = {
+            spec.name: _encode({"name": spec.name, "datatype": spec.datatype})[:-1] + b',"shape":' for spec in outputs
+        }
+        self._numbers = all(DTYPES[spec.datatype].kind in _ELEMENTS and spec.datatype != "BF16" for spec in outputs)
+
+    def encode(self, request: InferRequest, names: Sequence[str], arrays: Sequence[Array]) -> Encoded | None:
+        """The answer with the outputs `names`, the request's if it names any; None when one is text or a ranking."""
+        asked = request.outputs
+        if not self._numbers or (asked and any(one.classification for one in asked)):
+            return None
+        pieces = [self._head]
+        if request.id:
+            pieces += (b',"id":', _encode(request.id))
+        blobs: list[bytes | memoryview] = []
+        before = b',"outputs":['
+        for at, (name, array) in enumerate(zip(names, arrays, strict=True)):
+            pieces += (before, self._starts[name], _encode(array.shape))
+            before = b","
+            if asked[at].binary if asked else request.binary_default:
+                blobs.append(_bytes(array, self._datatypes[name]))
+                pieces.append(b',"parameters":{"binary_data_size":%d}}' % len(blobs[-1]))
+            else:
+                pieces += (b',"data":', _encode(self._values(name, array)), b"}")
+        pieces.append(b"]}")
+        head = b"".join(pieces)
+        size = sum(map(len, blobs))
+        return Encoded([head, *blobs], len(head) if size else None, len(head) + size)
+
+    def _values(self, name: str, array: Array) -> Any:
+        values = array.reshape(-1).tolist()
+        if array.dtype.kind == "f" and not all_finite(array, values):
+            return json_values(array, self._datatypes[name], name)
+        return values
+
+
+def _bytes(array: Array, datatype: str) -> bytes | memoryview:
+    # Half precision is no format that a memoryview casts.
+    if array.dtype == DTYPES[datatype] and array.flags.c_contiguous and array.size and array.dtype.char not in "e?":
+        return array.data.cast("B")
+    return binary_bytes(array, datatype)
