@@ -161,6 +161,7 @@ class Settings(Answer):
     processes: int | None
     max_queue_size: int | None
     timeout_seconds: float | None
+    placement: str | None = Field(description="auto, inline or worker.")
 
 
 class Revision(Answer):
@@ -178,6 +179,7 @@ class Revision(Answer):
     state: str = Field(description="pending, ready, failed, superseded or undeployed.", examples=["ready"])
     state_reason: str = Field(description="Why it is in this state, where there is something to say.")
     ready_at: datetime | None = Field(description="When it first served.", examples=[TIME])
+    demoted: str = Field(description="Why gateways stopped running it themselves; empty: they didn't.")
 
 
 class ChangedRevision(Revision):
@@ -197,6 +199,15 @@ class Worker(BaseModel):
     model_config = ConfigDict(extra="allow")
 
 
+class Choice(Answer):
+    """How a version is placed, by what it was measured to cost."""
+
+    placement: str = Field(description="inline (in the gateways) or worker.", examples=["inline"])
+    processes: int = Field(examples=[1])
+    engines: int = Field(description="Over all processes.", examples=[1])
+    why: str = Field(description="A sentence for people.")
+
+
 class Live(Answer):
     """What runs of a model now."""
 
@@ -204,6 +215,7 @@ class Live(Answer):
     version: int | None = Field(description="The version that answers.", examples=[1])
     revision: int | None = Field(description="The id of its revision.", examples=[7])
     reason: str
+    choice: Choice | None = Field(description="Null until the version has been measured on this machine.")
     workers: list[Worker]
 
 

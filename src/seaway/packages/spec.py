@@ -53,6 +53,7 @@ class ServingDefaults(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     processes: Count | None = None
     max_queue_size: Count | None = None
     timeout_seconds: Annotated[float, Meta(gt=0, le=86_400)] | None = None
+    placement: Literal["auto", "inline", "worker"] | None = None
     max_batch_size: Count | None = None
     """Samples of one request; more are refused. None: what the input type says, else as many as fit in a body."""
 

@@ -4,7 +4,7 @@
     meta    msgpack of the kind's struct
     body    the rest
 
-Kinds: PREDICT and CANCEL from gateways, DRAIN and STATS from control, ANSWER and STATUS from the worker.
+Kinds: PREDICT and CANCEL from gateways, DRAIN and STATS from control, ANSWER, STATUS and CALIBRATION from the worker.
 Deadlines are nanoseconds of the system-wide monotonic clock, so both sides of a socket mean the same instant.
 """
 
@@ -16,9 +16,10 @@ from collections.abc import Generator, Iterator
 import msgspec
 
 from seaway.errors import SeawayError
+from seaway.types import Calibration
 
 HEADER = struct.Struct("<IBxHQQ")
-PREDICT, CANCEL, ANSWER, STATS, STATUS, DRAIN, HELLO = range(1, 8)
+PREDICT, CANCEL, ANSWER, STATS, STATUS, DRAIN, HELLO, CALIBRATION = range(1, 9)
 
 Buffer = bytes | bytearray | memoryview
 
@@ -68,6 +69,12 @@ class Status(msgspec.Struct, array_like=True, frozen=True):
     cpu_seconds: float
 
 
+class Calibrated(msgspec.Struct, array_like=True, frozen=True):
+    """What a worker measured before it was ready; sent to control again whenever that connects."""
+
+    calibration: Calibration
+
+
 class Frame(msgspec.Struct, frozen=True):
     """A frame taken off a stream; `meta` and `body` are views into the buffer it came in."""
 
@@ -83,6 +90,7 @@ decode_hello = msgspec.msgpack.Decoder(Hello).decode
 decode_predict = msgspec.msgpack.Decoder(Predict).decode
 decode_answer = msgspec.msgpack.Decoder(Answer).decode
 decode_status = msgspec.msgpack.Decoder(Status).decode
+decode_calibrated = msgspec.msgpack.Decoder(Calibrated).decode
 
 
 class FrameTooLarge(SeawayError):

@@ -48,6 +48,17 @@ def _cgroup_cpus() -> float | None:
         return None
 
 
+def processor() -> str:
+    """The model of the processor."""
+    try:
+        with open("/proc/cpuinfo") as file:  # noqa: PTH123
+            names = (line.partition(":")[2].strip() for line in file if line.startswith(("model name", "CPU part")))
+            name = next(names, "")
+    except OSError:
+        name = ""
+    return f"{os.uname().machine} {name}".strip()
+
+
 def pin_thread(cpu: int) -> None:
     """Bind the calling thread to one core, where the system can (Linux)."""
     if hasattr(os, "sched_setaffinity"):

@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import msgspec
@@ -27,10 +27,10 @@ from seaway import faults
 from seaway.errors import Cancelled, DeadlineExceeded, InferenceFailed, Overloaded, SeawayError, Unavailable
 from seaway.packages.manifest import verify
 from seaway.runtimes.base import RunHandle
-from seaway.serving import bus, messages, process
+from seaway.serving import bus, calibration, messages, process
 from seaway.serving.page import WorkerPage
 from seaway.serving.predictor import Payload, Predictor, Reply
-from seaway.types import WorkerConfig
+from seaway.types import Calibration, CalibrationOrder, WorkerConfig
 
 log = structlog.get_logger()
 
@@ -125,6 +125,7 @@ class Worker:
         self._draining_since: float | None = None
         self._answered = 0
         self._run_ns = 0
+        self._calibration: Calibration | None = None
         self._woken, self._waker = socket.socketpair()
         self._unsent: deque[Connection] = deque()
 
@@ -177,7 +178,11 @@ class Worker:
     def _load(self) -> None:
         """Load, then say ready or failed. Called in a thread of its own, so that control gets answers meanwhile."""
         try:
-            self._start_engines(self._open())
+            began = time.monotonic()
+            predictor = self._open()
+            if self._config.calibrate is not None:
+                self._calibrate(predictor, self._config.calibrate, load_seconds=time.monotonic() - began)
+            self._start_engines(predictor)
         except SeawayError as error:
             self._set_phase("failed", str(error))
         except Exception as error:  # outermost frame of the thread; the reason goes to the deployment
@@ -198,6 +203,17 @@ class Worker:
         faults.point("worker.loaded")
         return predictor
 
+    def _calibrate(self, predictor: Predictor, order: CalibrationOrder, *, load_seconds: float) -> None:
+        """Measure the version, tell control, and have as many engines as that gives this process."""
+        measured = calibration.measure(
+            predictor, self._config.package, load_seconds=load_seconds, machine=order.machine
+        )  # fmt: skip
+        choice = calibration.choose(measured, cores=order.cores, asked=order.asked)
+        self._config = replace(self._config, engines=choice.engines // choice.processes)
+        self._calibration = measured
+        log.info("worker.calibrated", placement=choice.placement, engines=self._config.engines, why=choice.why)
+        self._tell_control()
+
     def _start_engines(self, predictor: Predictor) -> None:
         self._engines = [Engine(number) for number in range(self._config.engines)]
         for engine in self._engines:
@@ -209,9 +225,19 @@ class Worker:
         if self._draining_since is None:
             self._phase, self._reason = phase, reason
         log.info("worker.phase", phase=phase, reason=reason)
+        self._tell_control()
+
+    def _tell_control(self) -> None:
         for connection in list(self._connections):
             if connection.index == -1:
-                self._send(connection, [messages.pack(messages.STATUS, self._status())])
+                self._send(connection, self._news())
+
+    def _news(self) -> list[messages.Buffer]:
+        """What control should know: what was measured, before the phase that follows from it."""
+        status = messages.pack(messages.STATUS, self._status())
+        if self._calibration is None:
+            return [status]
+        return [messages.pack(messages.CALIBRATION, messages.Calibrated(self._calibration)), status]
 
     def _status(self) -> messages.Status:
         times = os.times()
@@ -273,7 +299,7 @@ class Worker:
         elif frame.kind == messages.HELLO:
             connection.index = messages.decode_hello(frame.meta).index
             if connection.index == -1:
-                self._send(connection, [messages.pack(messages.STATUS, self._status())])
+                self._send(connection, self._news())
         elif frame.kind == messages.STATS:
             self._send(connection, [messages.pack(messages.STATUS, self._status())])
         elif frame.kind == messages.DRAIN:
