@@ -106,7 +106,7 @@ class GatewayHub:
                     self._demoted(int(message["revision"]), str(message["reason"]))
                 async with self._changed:
                     self._changed.notify_all()
-        except bus.BusBroken as error:
+        except (bus.BusBroken, KeyError, TypeError, ValueError) as error:
             log.warning("gateway.line_broken", reason=str(error))
         finally:
             writer.close()
