@@ -43,6 +43,7 @@ def scale(server: SeawayServer, model: str, tmp_path: Path, factor: float, spec:
 
 
 def live(server: SeawayServer, model: str) -> dict[str, Any]:
+    """What runs of a model; nothing until control, just started, has looked."""
     found: dict[str, Any] = server.http.get(f"/api/deployments/{model}").raise_for_status().json()["live"]
     return found
 
@@ -226,7 +227,7 @@ def test_control_that_dies_finds_the_placement_again(tmp_path: Path) -> None:
         one.deploy("tiny")
         before = published(one, "tiny")
         os.kill(one.pids["control"], signal.SIGKILL)
-        wait_until(lambda: one.http.get("/api/status").status_code == httpx.codes.OK, 20, one.stderr)
-        wait_until(lambda: live(one, "tiny")["choice"] is not None, 10, one.stderr)
+        wait_until(lambda: one.http.get("/api/deployments/tiny").status_code == httpx.codes.OK, 20, one.stderr)
+        wait_until(lambda: (live(one, "tiny") or {}).get("choice"), 10, one.stderr)
         assert live(one, "tiny")["choice"]["placement"] == "inline"
         assert published(one, "tiny") == before

@@ -150,6 +150,64 @@ class Experiment(Answer):
     trained: list[Trained] = Field(description="The versions that came of it, and how well they did.")
 
 
+class RowsPoint(Answer):
+    """A request with so many samples."""
+
+    rows: int = Field(examples=[16])
+    prepare_us: float = Field(description="Microseconds of CPU time, as the others.", examples=[74.1])
+    run_us: float = Field(examples=[16.8])
+    encode_us: float = Field(examples=[31.1])
+
+
+class LengthPoint(Answer):
+    """A text of so many tokens."""
+
+    tokens: int = Field(examples=[128])
+    prepare_us: float = Field(examples=[332.8])
+    run_us: float = Field(examples=[16288.7])
+    encode_us: float = Field(examples=[256.1])
+
+
+class EnginesPoint(Answer):
+    engines: int = Field(examples=[2])
+    requests_per_second: float = Field(description="Of all engines of one process together.", examples=[412.0])
+
+
+class ThreadsPoint(Answer):
+    threads: int = Field(description="Inside the runtime, for one sample.", examples=[2])
+    run_us: float = Field(description="Microseconds of the clock.", examples=[1804.3])
+
+
+class Curves(Answer):
+    load_seconds: float = Field(examples=[0.07])
+    memory_bytes: int = Field(description="Of a process once the version is warm.", examples=[94170112])
+    peak_memory_bytes: int = Field(description="With the largest request that was tried.", examples=[258269184])
+    rows: list[RowsPoint]
+    lengths: list[LengthPoint] = Field(description="Empty for versions that don't take texts.")
+    engines: list[EnginesPoint]
+    threads: list[ThreadsPoint]
+
+
+class ProfileResult(Answer):
+    machine: str = Field(examples=["x86_64 AMD EPYC, 2 cores, onnxruntime 1.31.1, seaway 0.1.0"])
+    curves: Curves
+    created_at: datetime = Field(examples=[TIME])
+    created_by: str = Field(examples=["ada"])
+
+
+class Profile(Answer):
+    """What a version costs in which circumstances."""
+
+    model: str = Field(examples=["churn"])
+    version: int = Field(examples=[1])
+    digest: str = Field(examples=[DIGEST])
+    state: str = Field(description="running, done or failed.", examples=["done"])
+    reason: str = Field(description="Why it failed.")
+    step: str = Field(description="What is measured now.", examples=["16 rows"])
+    progress: float = Field(description="How much of it is done, 0 to 1.", examples=[1.0])
+    result: ProfileResult | None = Field(description="The newest that is complete; null before the first is.")
+
+
 class Arm(Answer):
     name: str = Field(examples=["stable"])
     version: int = Field(examples=[1])

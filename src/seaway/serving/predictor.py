@@ -162,13 +162,18 @@ class Predictor:
         strings = any(spec.datatype == "BYTES" for spec in self.signature.inputs)
         return not (strings or self._input.gives_masks or self._input.takes_bytes)
 
+    @staticmethod
+    def payload(inputs: Any) -> Payload:
+        """A request of `/predict` with these inputs."""
+        return Payload("predict", msgspec.json.encode({"inputs": inputs}))
+
     def sample(self) -> Any:
         """The `inputs` of one sample that it answers: from its known answers, else made up. Raises WarmUpFailed."""
         known = [answer.inputs for answer in self._answers]
         firsts = [inputs[0] for inputs in known if isinstance(inputs, list) and inputs]
         for inputs in (*known, *firsts, *self._input.examples()):
             try:
-                prepared = self.prepare(Payload("predict", msgspec.json.encode({"inputs": inputs})))
+                prepared = self.prepare(self.payload(inputs))
                 if prepared.rows == 1:
                     self.run([prepared])
                     return inputs
@@ -180,7 +185,7 @@ class Predictor:
 
     def _outputs_for(self, inputs: Any) -> Any:
         """What a caller of `/predict` would get as `outputs`, through all three steps."""
-        prepared = self.prepare(Payload("predict", msgspec.json.encode({"inputs": inputs})))
+        prepared = self.prepare(self.payload(inputs))
         (outputs,) = self.run([prepared])
         reply = self.encode(prepared, outputs, "warm-up")
         return msgspec.json.decode(b"".join(reply.chunks))["outputs"]

@@ -87,3 +87,9 @@ def proportional_memory_bytes(pid: int) -> int | None:
         except OSError:
             continue
     return None
+
+
+def peak_memory_bytes() -> int:
+    """The most memory that this process has had."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

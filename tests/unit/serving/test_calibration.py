@@ -93,9 +93,13 @@ def test_a_choice_says_why(measured: Calibration, asked: ServingSettings, words:
     assert [word for word in words if word not in why] == []
 
 
-@pytest.mark.parametrize(("run_ns", "rows"), [(0, 64), (1, 64), (3_125, 64), (5_000, 40), (150_000, 1), (10**9, 1)])
-def test_a_gateway_may_take_as_many_rows_as_its_budget_allows(run_ns: int, rows: int) -> None:
-    spec = inline_spec(replace(TINY, run_ns=run_ns), Path("/package"))
+@pytest.mark.parametrize(
+    ("prepare_ns", "run_ns", "rows"),
+    [(0, 0, 64), (0, 3_125, 64), (0, 5_000, 40), (10_000, 5_000, 13), (190_000, 0, 1), (0, 10**9, 1)],
+)
+def test_a_gateway_may_take_as_many_rows_as_its_budget_allows(prepare_ns: int, run_ns: int, rows: int) -> None:
+    measured = replace(TINY, prepare_ns=prepare_ns, run_ns=run_ns, encode_ns=0)
+    spec = inline_spec(measured, Path("/package"))
     assert (spec.max_rows, spec.max_body_bytes, spec.budget_ns, spec.package) == (rows, 16_384, 200_000, "/package")
 
 
