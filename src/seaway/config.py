@@ -35,6 +35,9 @@ class Settings(BaseSettings):
     allow_open: bool = Field(False, description="Listen beyond loopback without an API key.")
     database_url: str | None = Field(None, description="SQLAlchemy URL; default is SQLite in home.")
 
+    placement: Literal["auto", "inline", "worker"] = Field(
+        "auto", description="Where versions run: inline is in the gateways; auto decides by calibration."
+    )
     engines: int | None = Field(None, ge=1, le=1024, description="Engine threads of a version; default all cores.")
     max_queue_size: int = Field(512, ge=1, description="Requests that may wait in one worker; more get 429.")
     timeout_seconds: float = Field(30.0, gt=0, description="A request's deadline when it brings none.")

@@ -63,5 +63,6 @@ def _live(revision: DeploymentRevision) -> dict[str, Any]:
         "version": version if ready else None,
         "revision": revision.id if ready else None,
         "reason": revision.state_reason,
+        "choice": None,
         "workers": [worker] if ready else [],
     }

@@ -44,6 +44,47 @@ class Signature:
         return all(spec.shape[:1] == (-1,) for spec in (*self.inputs, *self.outputs))
 
 
+# --------------------------------------------------------------------------- what a version costs
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """What one version costs on one machine, measured in its worker; times are thread CPU time of a warm sample."""
+
+    prepare_ns: int
+    run_ns: int
+    encode_ns: int
+    load_seconds: float
+    """Verify, open and warm up."""
+    memory_bytes: int
+    """The worker's share of memory once it was warm."""
+    subgraph_operators: tuple[str, ...]
+    """Operators that run a graph of their own (Loop, Scan, If), so for as long as the input makes them."""
+    numeric_inputs: bool
+    """False for texts, images and tensors of strings."""
+    machine: str
+    """Processor, cores and the versions of what runs the model: figures of another machine say nothing here."""
+
+    @property
+    def request_ns(self) -> int:
+        return self.prepare_ns + self.run_ns + self.encode_ns
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """How a version is placed, and why."""
+
+    placement: str
+    """inline or worker."""
+    processes: int
+    engines: int
+    """Over all processes, a multiple of them."""
+    why: str
+    """A sentence for people."""
+    refusal: str = ""
+    """Why what was asked for can't be; a deployment that never served fails with it."""
+
+
 # --------------------------------------------------------------------------- bytes by content
 
 
@@ -174,6 +215,21 @@ class DeploymentRevision:
     """The newest event: pending, ready, failed, superseded, undeployed."""
     state_reason: str = ""
     ready_at: datetime | None = None
+    demoted: str = ""
+    """Why gateways stopped running its version themselves; empty: they didn't."""
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """What a version costs in which circumstances, measured at one time; evidence, never changed."""
+
+    digest: str
+    """Of the version's artifact."""
+    machine: str
+    curves: Json
+    """As `seaway.serving.profile.Curves`."""
+    created_at: datetime
+    created_by: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,6 +274,15 @@ class Page(Generic[T]):
 
 
 @dataclass(frozen=True, slots=True)
+class CalibrationOrder:
+    """Measure the version before it serves, and choose the engines by that."""
+
+    cores: int
+    asked: ServingSettings
+    machine: str
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerConfig:
     """Everything a worker process needs to know; it reads no settings and no environment."""
 
@@ -232,6 +297,7 @@ class WorkerConfig:
     socket: Path
     page: Path
     engines: int
+    """With `calibrate`, the most that may be chosen; the page has a slot for each."""
     cpus: tuple[int, ...]
     """Core of each engine, where the system can pin; empty: not pinned."""
     max_queue_size: int
@@ -244,6 +310,7 @@ class WorkerConfig:
     log_format: str
     log_file: Path | None = None
     kill_point_file: Path | None = None
+    calibrate: CalibrationOrder | None = None
 
 
 # --------------------------------------------------------------------------- control -> gateways

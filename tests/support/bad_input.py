@@ -19,7 +19,7 @@ from typing import Any
 
 import httpx
 
-from support.server import SeawayServer
+from support.server import SeawayServer, wait_until
 from support.tiny import endless_model, external_data_model, scale_model, unknown_operator_model, write_package
 
 FLIGHTS = Path(__file__).parents[2] / "examples" / "flights"
@@ -154,7 +154,14 @@ def bad_input_server(directory: Path) -> SeawayServer:
     server.register("endless", write_package(directory / "endless", endless_model()))
     for model in ("flights", "scale", "endless"):
         server.deploy(model)
+    # It answers as soon as one of its processes does.
+    wait_until(lambda: all_ready(server), 30, server.stderr)
     return server
+
+
+def all_ready(server: SeawayServer) -> bool:
+    live = server.http.get("/api/status").json()["models"].values()
+    return all(worker["phase"] == "ready" for state in live for worker in state["workers"])
 
 
 def worker_pids(server: SeawayServer) -> dict[str, list[int]]:

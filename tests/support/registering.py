@@ -9,7 +9,7 @@ from typing import Any
 from seaway import faults
 from seaway.registry import ArtifactStore, Registry
 from seaway.serving.inspect import Inspection
-from seaway.types import DatasetVersion, ModelVersion, Signature, TensorSpec
+from seaway.types import Calibration, DatasetVersion, ModelVersion, Signature, TensorSpec
 
 INSPECTION = Inspection(
     "onnx", "onnxruntime_onnx",
@@ -37,6 +37,12 @@ def ready(registry: Registry, version: int, model: str = "scale") -> int:
     revision = registry.deploy(model, version, actor="ada")
     registry.record_deployment_event(revision.id, "ready", "")
     return revision.id
+
+
+def measure(registry: Registry, digest: str = "d" * 64) -> None:
+    """Keep a calibration and a profile of these bytes."""
+    registry.add_calibration(digest, Calibration(1, 2, 3, 0.5, 4, (), True, "here"), actor="control")
+    registry.add_profile(digest, "here", {"rows": []}, actor="ada")
 
 
 def main(url: str, artifacts: str, content: str, kill_point_file: str = "") -> None:

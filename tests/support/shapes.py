@@ -63,7 +63,11 @@ def live(version: int | None = 1, state: str = "READY") -> Json:
         "worker_id": "w1", "pid": 4242, "version": 1, "revision": 9, "phase": "ready", "engines": 2, "answered": 17,
         "memory_bytes": 60_000_000,
     }  # fmt: skip
-    model = {"state": state, "version": version, "revision": 9, "reason": "", "workers": [worker] if version else []}
+    choice = {"placement": "worker", "processes": 1, "engines": 2, "why": "A run takes 5 ms."}
+    model = {
+        "state": state, "version": version, "revision": 9, "reason": "", "choice": choice if version else None,
+        "workers": [worker] if version else [],
+    }  # fmt: skip
     return {
         "version": "0.1.0", "models": {"churn": model}, "gateways": [{"index": 0, "pid": 77, "generation": 3}],
         "generation": 3,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends
 from fastapi.concurrency import run_in_threadpool
@@ -36,6 +36,9 @@ class DeployBody(Body):
     processes: int | None = Field(None, ge=1, le=256, description="Processes that share the engines out.")
     max_queue_size: int | None = Field(None, ge=1, le=1_000_000, description="Requests that may wait in one process.")
     timeout_seconds: float | None = Field(None, gt=0, le=3600, description="A request's deadline when it brings none.")
+    placement: Literal["auto", "inline", "worker"] | None = Field(
+        None, description="Where it runs: in the gateways (inline), in workers, or as calibration finds it best (auto)."
+    )
     reason: Text = ""
 
 

@@ -19,6 +19,7 @@ _SENTENCES = {
     "dict_type": "expected an object",
     "model_type": "expected an object",
     "list_type": "expected a list",
+    "literal_error": "expected {expected}",
     "greater_than": "expected more than {gt}",
     "greater_than_equal": "expected at least {ge}",
     "less_than": "expected less than {lt}",

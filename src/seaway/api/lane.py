@@ -301,7 +301,7 @@ class LaneProtocol(HttpToolsProtocol):
         if waited:
             self._go_on()
 
-    def _write(  # noqa: PLR0913 - the parts of an answer
+    def _write(
         self,
         answer: messages.Answer | Reply,
         body: bytes | memoryview,

@@ -17,6 +17,7 @@ from seaway.api.gateway import dataplane_openapi
 from seaway.api.intake import Intake
 from seaway.api.models import model_routes
 from seaway.api.operations import operation_routes
+from seaway.api.profiles import profile_routes
 from seaway.api.repository import repository_routes
 from seaway.api.requests import Operations
 from seaway.config import Settings
@@ -33,7 +34,8 @@ def management_app(registry: Registry, operations: Operations, settings: Setting
     install_error_handlers(app)
     intake = Intake(registry, settings)
     for router in (
-        model_routes(registry, intake, settings), alias_routes(registry), dataset_routes(registry, intake),
+        model_routes(registry, intake, settings), profile_routes(registry, settings), alias_routes(registry),
+        dataset_routes(registry, intake),
         experiment_routes(registry), deployment_routes(registry, operations), prediction_routes(registry),
         repository_routes(registry, operations), operation_routes(registry, operations),
     ):  # fmt: skip

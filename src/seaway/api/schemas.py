@@ -150,6 +150,64 @@ class Experiment(Answer):
     trained: list[Trained] = Field(description="The versions that came of it, and how well they did.")
 
 
+class RowsPoint(Answer):
+    """A request with so many samples."""
+
+    rows: int = Field(examples=[16])
+    prepare_us: float = Field(description="Microseconds of CPU time, as the others.", examples=[74.1])
+    run_us: float = Field(examples=[16.8])
+    encode_us: float = Field(examples=[31.1])
+
+
+class LengthPoint(Answer):
+    """A text of so many tokens."""
+
+    tokens: int = Field(examples=[128])
+    prepare_us: float = Field(examples=[332.8])
+    run_us: float = Field(examples=[16288.7])
+    encode_us: float = Field(examples=[256.1])
+
+
+class EnginesPoint(Answer):
+    engines: int = Field(examples=[2])
+    requests_per_second: float = Field(description="Of all engines of one process together.", examples=[412.0])
+
+
+class ThreadsPoint(Answer):
+    threads: int = Field(description="Inside the runtime, for one sample.", examples=[2])
+    run_us: float = Field(description="Microseconds of the clock.", examples=[1804.3])
+
+
+class Curves(Answer):
+    load_seconds: float = Field(examples=[0.07])
+    memory_bytes: int = Field(description="Of a process once the version is warm.", examples=[94170112])
+    peak_memory_bytes: int = Field(description="With the largest request that was tried.", examples=[258269184])
+    rows: list[RowsPoint]
+    lengths: list[LengthPoint] = Field(description="Empty for versions that don't take texts.")
+    engines: list[EnginesPoint]
+    threads: list[ThreadsPoint]
+
+
+class ProfileResult(Answer):
+    machine: str = Field(examples=["x86_64 AMD EPYC, 2 cores, onnxruntime 1.31.1, seaway 0.1.0"])
+    curves: Curves
+    created_at: datetime = Field(examples=[TIME])
+    created_by: str = Field(examples=["ada"])
+
+
+class Profile(Answer):
+    """What a version costs in which circumstances."""
+
+    model: str = Field(examples=["churn"])
+    version: int = Field(examples=[1])
+    digest: str = Field(examples=[DIGEST])
+    state: str = Field(description="running, done or failed.", examples=["done"])
+    reason: str = Field(description="Why it failed.")
+    step: str = Field(description="What is measured now.", examples=["16 rows"])
+    progress: float = Field(description="How much of it is done, 0 to 1.", examples=[1.0])
+    result: ProfileResult | None = Field(description="The newest that is complete; null before the first is.")
+
+
 class Arm(Answer):
     name: str = Field(examples=["stable"])
     version: int = Field(examples=[1])
@@ -159,9 +217,9 @@ class Arm(Answer):
 class Settings(Answer):
     engines: int | None
     processes: int | None
-    placement: str | None = None
     max_queue_size: int | None
     timeout_seconds: float | None
+    placement: str | None = Field(description="auto, inline or worker.")
 
 
 class Revision(Answer):
@@ -179,6 +237,7 @@ class Revision(Answer):
     state: str = Field(description="pending, ready, failed, superseded or undeployed.", examples=["ready"])
     state_reason: str = Field(description="Why it is in this state, where there is something to say.")
     ready_at: datetime | None = Field(description="When it first served.", examples=[TIME])
+    demoted: str = Field(description="Why gateways stopped running it themselves; empty: they didn't.")
 
 
 class ChangedRevision(Revision):
@@ -198,6 +257,15 @@ class Worker(BaseModel):
     model_config = ConfigDict(extra="allow")
 
 
+class Choice(Answer):
+    """How a version is placed, by what it was measured to cost."""
+
+    placement: str = Field(description="inline (in the gateways) or worker.", examples=["inline"])
+    processes: int = Field(examples=[1])
+    engines: int = Field(description="Over all processes.", examples=[1])
+    why: str = Field(description="A sentence for people.")
+
+
 class Live(Answer):
     """What runs of a model now."""
 
@@ -205,6 +273,7 @@ class Live(Answer):
     version: int | None = Field(description="The version that answers.", examples=[1])
     revision: int | None = Field(description="The id of its revision.", examples=[7])
     reason: str
+    choice: Choice | None = Field(description="Null until the version has been measured on this machine.")
     workers: list[Worker]
 
 

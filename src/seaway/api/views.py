@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from seaway.types import DatasetVersion, DeploymentRevision, Json, ModelVersion, Page
+from seaway.types import DatasetVersion, DeploymentRevision, Json, ModelVersion, Page, Profile
 
 
 def plain(value: Any) -> Json:
@@ -37,6 +37,13 @@ def dataset_version(value: DatasetVersion) -> Json:
 
 def model_version(value: ModelVersion) -> Json:
     return _with_files(value)
+
+
+def profile(value: Profile) -> Json:
+    """What was measured, by whom; the digest is that of the version it is shown with."""
+    described = plain(value)
+    del described["digest"]
+    return described
 
 
 def revision(value: DeploymentRevision) -> Json:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from seaway import __version__
-from seaway.cli import data, deployments, models, predict
+from seaway.cli import data, deployments, models, predict, profile
 from seaway.cli.command import Common, JsonOption, KeyOption, UrlOption
 from seaway.cli.deferred import DeferredCommand, ShowGroup
 
@@ -60,6 +60,7 @@ app.command("logs")(deployments.logs)
 app.command("register")(models.register)
 app.command("models")(models.models)
 app.command("alias")(models.alias)
+app.command("profile")(profile.profile)
 
 datasets = typer.Typer(cls=ShowGroup, help="Datasets and their versions: `datasets`, `datasets NAME`, `datasets add`.")
 datasets.command("show")(data.show_datasets)

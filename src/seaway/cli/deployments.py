@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -32,11 +32,15 @@ def deploy(  # noqa: PLR0913 - a command's flags are its parameters
     timeout_seconds: Annotated[
         float | None, typer.Option(metavar="NUMBER", help="A request's deadline when it brings none.")
     ] = None,
+    placement: Annotated[
+        Literal["auto", "inline", "worker"] | None,
+        typer.Option(help="Where it runs: in the gateways (inline), in workers, or as calibration finds it best."),
+    ] = None,
     reason: Reason = "",
     wait: Wait = 120.0,
 ) -> None:
     """Serve a version, and wait until it answers. What served before goes on until then."""
-    settings = ServingSettings(engines, processes, max_queue_size, timeout_seconds)
+    settings = ServingSettings(engines, processes, max_queue_size, timeout_seconds, placement)
     wanted = int(version) if version is not None and version.isascii() and version.isdigit() else version
     _settle(call, call.client.deploy(model, wanted, settings=settings, reason=reason), wait)
 
@@ -93,10 +97,13 @@ def status(call: Call) -> None:
 
 def _print_status(live: Json) -> None:
     table.print_table(
-        ["model", "state", "version", "engines", "worker pids", "answered", "memory", "reason"],
+        ["model", "state", "version", "placement", "engines", "worker pids", "answered", "memory", "reason"],
         [_model_row(name, model) for name, model in sorted(live["models"].items())],
         empty="No model is deployed; register one with `seaway register MODEL PATH`, then `seaway deploy MODEL`.",
     )
+    for name, model in sorted(live["models"].items()):
+        if model["choice"]:
+            table.note(f"{name}: {model['choice']['why']}")
     gateways = live["gateways"]
     pids = ", ".join(str(gateway["pid"]) for gateway in gateways)
     word = "gateway" if len(gateways) == 1 else "gateways"
@@ -110,6 +117,7 @@ def _model_row(name: str, model: Json) -> list[Any]:
         name,
         model["state"],
         model["version"],
+        (model["choice"] or {}).get("placement"),
         sum(worker["engines"] for worker in workers) or None,
         " ".join(str(worker["pid"]) for worker in workers) or None,
         sum(worker.get("answered") or 0 for worker in workers) if workers else None,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TextIO
@@ -117,3 +117,17 @@ def upload_progress(text: str) -> Iterator[Progress | None]:
             bar.update(task, completed=sent, total=total, description=checking if sent >= total else printable(text))
 
         yield moved
+
+
+@contextmanager
+def progress(text: str) -> Iterator[Callable[[str, float], None]]:
+    """A bar on a terminal: call what it gives with what is done now and how much of the whole was before it."""
+    if not sys.stderr.isatty():
+        yield lambda _step, _done: None
+        return
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=_console(sys.stderr), transient=True) as bar:
+        task = bar.add_task(printable(text), total=1.0)
+        yield lambda step, done: bar.update(task, completed=done, description=printable(f"{text}: {step}"))

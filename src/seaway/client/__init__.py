@@ -5,6 +5,6 @@ Every refusal is raised as the narrowest SeawayError, with the server's own sent
 
 from seaway.client.client import Client, Prediction, Uploaded
 from seaway.client.upload import Progress
-from seaway.client.waiting import wait_until_settled
+from seaway.client.waiting import wait_until_profiled, wait_until_settled
 
-__all__ = ["Client", "Prediction", "Progress", "Uploaded", "wait_until_settled"]
+__all__ = ["Client", "Prediction", "Progress", "Uploaded", "wait_until_profiled", "wait_until_settled"]

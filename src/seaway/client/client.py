@@ -100,6 +100,14 @@ class Client:
         """One version, by number or alias."""
         return self._json("GET", f"/api/models/{_part(model)}/versions/{_part(version)}")
 
+    def start_profile(self, model: str, version: int | str) -> Json:
+        """Have a version measured; `get_profile` tells how far that is."""
+        return self._json("POST", f"/api/models/{_part(model)}/versions/{_part(version)}/profile")
+
+    def get_profile(self, model: str, version: int | str) -> Json:
+        """How far measuring is, and the newest result."""
+        return self._json("GET", f"/api/models/{_part(model)}/versions/{_part(version)}/profile")
+
     def list_aliases(self, model: str) -> list[Json]:
         return list(self._items(f"/api/models/{_part(model)}/aliases"))
 

@@ -1,11 +1,12 @@
-"""Waiting for a deployment to get ready or fail."""
+"""Waiting for a deployment to get ready or fail, and for a profile."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 from seaway.client.client import Client
-from seaway.errors import ServerNotReached, Unavailable
+from seaway.errors import DeadlineExceeded, ServerNotReached, Unavailable
 from seaway.types import Json
 
 SETTLED = frozenset({"ready", "failed", "superseded", "undeployed"})
@@ -31,3 +32,21 @@ def wait_until_settled(client: Client, revision: Json, *, timeout_seconds: float
         if newest["number"] != revision["number"]:
             return {**revision, "state": "superseded", "state_reason": f"Revision {newest['number']} came after it."}
     return newest
+
+
+def wait_until_profiled(
+    client: Client, profile: Json, tell: Callable[[str, float], None], *, timeout_seconds: float = 300.0,
+    poll_seconds: float = 0.2,
+) -> Json:  # fmt: skip
+    """The profile once it is done or has failed; `tell` hears each step and how much was before it.
+
+    Raises DeadlineExceeded.
+    """
+    deadline = time.monotonic() + timeout_seconds
+    while profile["state"] == "running":
+        tell(profile["step"], profile["progress"])
+        if time.monotonic() > deadline:
+            raise DeadlineExceeded(f"The profile isn't done after {timeout_seconds:g} s.")
+        time.sleep(poll_seconds)
+        profile = client.get_profile(profile["model"], profile["version"])
+    return profile

@@ -55,6 +55,7 @@ class ServingDefaults(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     processes: Annotated[int, Meta(ge=1, le=256)] | None = None
     max_queue_size: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
     timeout_seconds: Annotated[float, Meta(gt=0, le=86_400)] | None = None
+    placement: Literal["auto", "inline", "worker"] | None = None
     max_batch_size: Count | None = None
     """Samples of one request; more are refused. None: what the input type says, else as many as fit in a body."""
 

@@ -15,7 +15,7 @@ from sqlalchemy import Connection, select
 
 from seaway import faults
 from seaway.errors import Unavailable
-from seaway.registry import aliases, audit, datasets, deployments, experiments, models
+from seaway.registry import aliases, audit, datasets, deployments, experiments, measurements, models
 from seaway.registry.artifacts import ArtifactStore, Staging
 from seaway.registry.database import Database
 from seaway.registry.identity import checked_name
@@ -25,6 +25,7 @@ from seaway.types import (
     Alias,
     AliasEvent,
     AuditEntry,
+    Calibration,
     DatasetVersion,
     DeploymentRevision,
     Experiment,
@@ -32,6 +33,7 @@ from seaway.types import (
     Manifest,
     ModelVersion,
     Page,
+    Profile,
     ServingSettings,
 )
 
@@ -265,9 +267,34 @@ class Registry:
         """Note what became of a revision. Called by the reconcile loop."""
         self._database.write(lambda connection: deployments.record_event(connection, revision_id, state, reason))
 
+    def record_demotion(self, revision_id: int, reason: str) -> None:
+        """Note why gateways don't run a revision themselves any more; its state stays as it is."""
+        self._database.write(lambda connection: deployments.record_demotion(connection, revision_id, reason))
+
     def lineage(self, revision_id: int, arm: int) -> Json:
         """Where a prediction came from: deployment, model version, experiment, dataset version. Raises NotFound."""
         return self._read(lambda connection: deployments.lineage(connection, revision_id, arm))
+
+    # ------------------------------------------------------------------ measurements
+
+    def add_calibration(self, digest: str, calibration: Calibration, *, actor: str) -> None:
+        """Keep what was measured of an artifact; the newest again is not kept twice."""
+        self._database.write(
+            lambda connection: measurements.add_calibration(connection, digest, calibration, actor)
+        )  # fmt: skip
+
+    def find_calibration(self, digest: str, machine: str) -> Calibration | None:
+        """The newest of these bytes on this machine."""
+        return self._read(lambda connection: measurements.find_calibration(connection, digest, machine))
+
+    def add_profile(self, digest: str, machine: str, curves: Json, *, actor: str) -> Profile:
+        return self._database.write(
+            lambda connection: measurements.add_profile(connection, digest, machine, curves, actor)
+        )  # fmt: skip
+
+    def find_profile(self, digest: str) -> Profile | None:
+        """The newest of these bytes, whatever machine it is from."""
+        return self._read(lambda connection: measurements.find_profile(connection, digest))
 
     # ------------------------------------------------------------------ audit, artifacts
 

@@ -17,6 +17,8 @@ from seaway.types import Arm, DeploymentRevision, Json, ServingSettings
 
 STATES = frozenset({"ready", "failed", "superseded", "undeployed"})
 """What may become of a revision; without an event it is pending."""
+_DEMOTED = "demoted"
+"""An event that leaves the state as it is: gateways stopped running the version themselves."""
 
 _JOINED = select(deployment_revisions, models.c.name.label("model")).join(
     models, models.c.id == deployment_revisions.c.model_id
@@ -152,6 +154,13 @@ def record_event(connection: Connection, revision_id: int, state: str, reason: s
         insert_row(connection, deployment_events, values)
 
 
+def record_demotion(connection: Connection, revision_id: int, reason: str) -> None:
+    """Note why gateways don't run the revision themselves any more; the first reason stays. Raises NotFound."""
+    if not get_revision(connection, revision_id).demoted:
+        values = {"revision_id": revision_id, "state": _DEMOTED, "reason": reason, "at": now()}
+        insert_row(connection, deployment_events, values)
+
+
 def lineage(connection: Connection, revision_id: int, arm: int) -> Json:
     """From a prediction to bytes: revision, model version, experiment, dataset version. Raises NotFound."""
     revision = get_revision(connection, revision_id)
@@ -185,6 +194,8 @@ def _fetch(connection: Connection, query: Select[Any]) -> tuple[DeploymentRevisi
 
 
 def _value(row: Row[Any], events: list[Row[Any]]) -> DeploymentRevision:
+    demoted = next((event for event in events if event.state == _DEMOTED), None)
+    events = [event for event in events if event is not demoted]
     ready = next((event for event in events if event.state == "ready"), None)
     return DeploymentRevision(
         row.id, row.model, row.number, msgspec.convert(row.arms, tuple[Arm, ...]),
@@ -192,4 +203,5 @@ def _value(row: Row[Any], events: list[Row[Any]]) -> DeploymentRevision:
         state=events[-1].state if events else "pending",
         state_reason=events[-1].reason if events else "",
         ready_at=ready.at if ready else None,
+        demoted=demoted.reason if demoted else "",
     )  # fmt: skip

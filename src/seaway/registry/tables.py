@@ -186,7 +186,24 @@ audit_log = Table(
     Column("hash", _Digest, nullable=False),
 )  # fmt: skip
 
+
+def _measurements(name: str, content: str) -> Table:
+    """Evidence about an artifact's bytes on a machine, whichever models they are a version of."""
+    return Table(
+        name, metadata,
+        Column("id", _Id, primary_key=True),
+        Column("digest", _Digest, nullable=False),
+        Column("machine", String(300), nullable=False),
+        Column(content, _Json, nullable=False),
+        *_created(),
+        Index(f"ix_{name}_digest", "digest"),
+    )  # fmt: skip
+
+
+calibrations = _measurements("calibrations", "measured")
+profiles = _measurements("profiles", "curves")
+
 IMMUTABLE = (
     "dataset_versions", "experiments", "model_versions", "trainings",
-    "deployment_revisions", "deployment_events", "alias_events", "audit_log",
+    "deployment_revisions", "deployment_events", "alias_events", "audit_log", "calibrations", "profiles",
 )  # fmt: skip

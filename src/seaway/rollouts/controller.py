@@ -22,18 +22,19 @@ from seaway.config import Settings
 from seaway.errors import SeawayError
 from seaway.registry import ArtifactStore, Registry
 from seaway.rollouts.gateways import GatewayHub
+from seaway.rollouts.placement import Placements, cores_for
 from seaway.rollouts.plan import Goal, Health, Phase, Plan, Target, plan
 from seaway.rollouts.workers import Death, Worker, WorkerFleet
 from seaway.serving import process
 from seaway.telemetry.logs import rotate
 from seaway.types import (
     MAX_BATCH_SIZE,
+    Calibration,
     DeploymentRevision,
     ModelState,
     ModelVersion,
     RoutingTable,
     ServedVersion,
-    ServingSettings,
     WorkerAddress,
     WorkerConfig,
 )
@@ -72,8 +73,13 @@ class Controller:
         self._loop = asyncio.get_running_loop()
         self._woken = asyncio.Event()
         self._moved = asyncio.Condition()
-        self.fleet = WorkerFleet(run / "launcher.sock", changed=self._woken.set, died=self._on_death)
-        self.gateways = GatewayHub(run, expected=settings.gateways or 1, replace=self.fleet.replace_gateway)
+        self.fleet = WorkerFleet(
+            run / "launcher.sock", changed=self._woken.set, died=self._on_death, calibrated=self._on_calibrated
+        )
+        self.gateways = GatewayHub(
+            run, expected=settings.gateways or 1, replace=self.fleet.replace_gateway, demoted=self._on_demoted,
+            spent=self._on_spent,
+        )
         self._wishes: dict[str, Wish] = {}
         self._versions: dict[tuple[str, int], ModelVersion] = {}
         self._health: dict[int, Health] = {}
@@ -82,6 +88,7 @@ class Controller:
         self._warm_until: dict[int, float] = {}
         self.spent: dict[tuple[str, int], Spent] = {}
         self._cpus = process.available_cpus()
+        self._placements = Placements(settings, registry, len(self._cpus))
         self._ids = itertools.count(1)
         self._started = False
         self._announced = False
@@ -98,9 +105,11 @@ class Controller:
         while not launcher_gone.done():
             self._woken.clear()
             delay = _PASS_SECONDS
+            await self._move_out()
             try:
                 await self._read_wishes()
                 delay = await self._reconcile()
+                await self._placements.keep_evidence(self._wanted())
             except SeawayError as error:
                 log.warning("control.registry_unreachable", reason=str(error))
             rotate(self._settings.log_file)
@@ -133,12 +142,23 @@ class Controller:
                 for arm in revision.arms if revision else ():
                     await self._version(desired.model, arm.version)
         self._wishes = wishes
+        self._placements.forget_all_but(self._wanted())
+
+    def _wanted(self) -> list[DeploymentRevision]:
+        return [one for wish in self._wishes.values() for one in (wish.desired, wish.fallback) if one is not None]
 
     async def _version(self, model: str, version: int) -> ModelVersion:
         key = (model, version)
         if key not in self._versions:
-            self._versions[key] = await asyncio.to_thread(self._registry.get_model_version, model, version)
+            found = await asyncio.to_thread(self._registry.get_model_version, model, version)
+            await self._placements.recall(found.digest)
+            self._versions[key] = found
         return self._versions[key]
+
+    def _placed(self, model: str, revision_id: int) -> tuple[DeploymentRevision, ModelVersion]:
+        """A wanted revision with its version."""
+        revision = next(one for one in self._wanted() if one.id == revision_id)
+        return revision, self._versions[model, revision.arms[0].version]
 
     async def _reconcile(self) -> float:
         """One pass over all models; the seconds until the next is due."""
@@ -177,10 +197,16 @@ class Controller:
         )  # fmt: skip
 
     def _target(self, revision: DeploymentRevision) -> Target:
-        version = self._versions[revision.model, revision.arms[0].version]
-        settings = self._effective(revision, version)
+        choice = self._placements.choice(revision, self._versions[revision.model, revision.arms[0].version])
         failed = revision.state == "failed" and revision.ready_at is None
-        return Target(revision.id, settings.processes or 1, revision.ready_at is not None, failed)
+        return Target(
+            revision.id,
+            # Until it is calibrated, the one that measures.
+            choice.processes if choice else 1,
+            revision.ready_at is not None,
+            failed,
+            choice.refusal if choice else "",
+        )
 
     def _all_settled(self, plans: dict[str, Plan]) -> bool:
         """Whether every model has come to serve, to have failed, or to nothing."""
@@ -246,27 +272,13 @@ class Controller:
 
     # ------------------------------------------------------------------ workers
 
-    def _effective(self, revision: DeploymentRevision, version: ModelVersion) -> ServingSettings:
-        """What the deployment says, else the package, else the server."""
-        package = version.spec.get("serving") or {}
-        asked = revision.settings
-        engines = asked.engines or package.get("engines") or self._settings.engines or len(self._cpus)
-        return ServingSettings(
-            engines=engines,
-            processes=min(asked.processes or package.get("processes") or 1, engines),
-            max_queue_size=asked.max_queue_size or package.get("max_queue_size") or self._settings.max_queue_size,
-            timeout_seconds=asked.timeout_seconds or package.get("timeout_seconds") or self._settings.timeout_seconds,
-        )
-
     def _start_worker(self, model: str, revision_id: int) -> None:
-        wish = self._wishes[model]
-        revision = next(r for r in (wish.desired, wish.fallback) if r is not None and r.id == revision_id)
-        version = self._versions[model, revision.arms[0].version]
-        settings = self._effective(revision, version)
-        processes = settings.processes or 1
-        number = sum(1 for worker in self.fleet.workers.values() if worker.config.revision == revision_id)
-        engines = max(1, (settings.engines or 1) // processes)
-        first = number % processes * engines
+        revision, version = self._placed(model, revision_id)
+        settings = self._placements.effective(revision, version)
+        choice = self._placements.choice(revision, version)
+        engines = self._placements.engines(revision, version)
+        others = [worker.config.cpus for worker in self.fleet.workers.values() if worker.config.revision == revision_id]
+        processes = choice.processes if choice else 1
         worker_id = f"w{os.getpid()}-{next(self._ids)}"
         self.fleet.start(
             WorkerConfig(
@@ -274,16 +286,41 @@ class Controller:
                 package=self._artifacts.path(version.digest), manifest=version.manifest,
                 socket=self._run / f"{worker_id}.sock", page=self._run / f"{worker_id}.page",
                 engines=engines,
-                cpus=tuple(self._cpus[(first + i) % len(self._cpus)] for i in range(engines)),
+                cpus=cores_for(self._cpus, others, revision=revision_id, processes=processes, engines=engines),
                 max_queue_size=settings.max_queue_size or 1,
                 max_body_bytes=self._settings.max_body_bytes,
                 memory_bytes=self._settings.worker_memory_bytes or int(process.total_memory_bytes() * 0.8),
                 drain_seconds=self._settings.drain_seconds,
                 log_level=self._settings.log_level, log_format=self._settings.log_format,
                 log_file=self._settings.log_file, kill_point_file=self._settings.kill_point_file,
+                calibrate=self._placements.order(revision, version),
             )
         )  # fmt: skip
         log.info("worker.starting", worker=worker_id, model=model, version=version.version, revision=revision_id)
+
+    def _on_calibrated(self, worker: Worker, measured: Calibration) -> None:
+        """A worker has measured its version. Called on the event loop, before that worker is known to be ready."""
+        if self._placements.learn(worker.config.manifest.digest, measured):
+            self._woken.set()
+
+    def _on_demoted(self, revision_id: int, reason: str) -> None:
+        """A gateway doesn't run a revision itself any more. Called on the event loop."""
+        self._placements.demote(self.gateways.table.versions, revision_id, reason)
+        self._woken.set()
+
+    def _on_spent(self, model: str, version: int, cpu_seconds: float) -> None:
+        """A gateway has run a version itself. Called on the event loop."""
+        self.spent.setdefault((model, version), Spent()).cpu_seconds += cpu_seconds
+
+    async def _move_out(self) -> None:
+        """Tell every gateway what one of them has given up running; this needs no registry."""
+        table = self.gateways.table
+        versions = tuple(
+            replace(served, inline=None) if self._placements.is_demoted(served.revision) else served
+            for served in table.versions
+        )
+        if versions != table.versions:
+            await self.gateways.publish(replace(table, generation=table.generation + 1, versions=versions))
 
     def _on_death(self, death: Death) -> None:
         """Keep the books of a worker that ended. Called on the event loop."""
@@ -316,10 +353,8 @@ class Controller:
         return ModelState(model, "UNAVAILABLE" if reason else "LOADING", reason)
 
     def _served(self, model: str, revision_id: int) -> ServedVersion:
-        wish = self._wishes[model]
-        revision = next(r for r in (wish.desired, wish.fallback) if r is not None and r.id == revision_id)
-        version = self._versions[model, revision.arms[0].version]
-        settings = self._effective(revision, version)
+        revision, version = self._placed(model, revision_id)
+        settings = self._placements.effective(revision, version)
         workers = sorted(self._ready_workers(revision_id), key=lambda worker: worker.config.worker_id)
         return ServedVersion(
             model=model, version=version.version, revision=revision_id, arm=0, weight_bp=10_000,
@@ -328,6 +363,7 @@ class Controller:
             max_queue_size=settings.max_queue_size or 1,
             timeout_seconds=settings.timeout_seconds or self._settings.timeout_seconds,
             max_batch_size=(version.spec.get("serving") or {}).get("max_batch_size") or MAX_BATCH_SIZE,
+            inline=self._placements.inline(revision, version, self._artifacts.path(version.digest)),
         )  # fmt: skip
 
     async def settled(self, revision_id: int, timeout_seconds: float) -> DeploymentRevision:
@@ -351,14 +387,21 @@ class Controller:
             workers = [_describe(worker) for worker in self.fleet.workers.values() if worker.config.model == model]
             serving = next((served for served in self.gateways.table.versions if served.model == model), None)
             state = "READY" if serving else "UNDEPLOYED" if not wish.desired.arms else self._model_state(model).state
+            shown = next((one for one in self._wanted() if serving and one.id == serving.revision), wish.desired)
             models[model] = {
                 "state": state,
                 "version": serving.version if serving else None,
                 "revision": serving.revision if serving else None,
-                "reason": self._model_state(model).reason if wish.desired.arms else "",
+                "reason": self._reason(model, shown) if wish.desired.arms else "",
+                "choice": self._placements.describe(shown),
                 "workers": workers,
             }
         return {"models": models, "gateways": self.gateways.describe(), "generation": self.gateways.table.generation}
+
+    def _reason(self, model: str, shown: DeploymentRevision) -> str:
+        """What people should know: why it doesn't serve or isn't replaced, else why gateways don't run it."""
+        demoted = self._placements.why_demoted(shown)
+        return self._model_state(model).reason or (f"Gateways stopped running it: {demoted}" if demoted else "")
 
 
 def _addresses(workers: Iterable[Worker]) -> Iterable[WorkerAddress]:

@@ -31,11 +31,24 @@ class GatewayLink:
 class GatewayHub:
     """The gateways that are connected now, and the table they should use."""
 
-    def __init__(self, run: Path, *, expected: int, replace: Callable[[int], None]) -> None:
+    def __init__(
+        self,
+        run: Path,
+        *,
+        expected: int,
+        replace: Callable[[int], None],
+        demoted: Callable[[int, str], None],
+        spent: Callable[[str, int, float], None],
+    ) -> None:
+        """`demoted` is called with the revision that a gateway stopped running itself, and why; `spent` with a
+        model, a version and the CPU seconds that a gateway spent on it since it last said so.
+        """
         self._table_file = run / "table.json"
         self._socket = run / "bus.sock"
         self._expected = expected
         self._replace = replace
+        self._demoted = demoted
+        self._spent = spent
         self._links: set[GatewayLink] = set()
         self._changed = asyncio.Condition()
         self._server: asyncio.Server | None = None
@@ -93,9 +106,13 @@ class GatewayHub:
                         self._send(link)
                 elif message["kind"] == "ack" and link is not None:
                     link.generation = message["generation"]
+                elif message["kind"] == "demote":
+                    self._demoted(int(message["revision"]), str(message["reason"]))
+                elif message["kind"] == "spent":
+                    self._spent(str(message["model"]), int(message["version"]), float(message["cpu_seconds"]))
                 async with self._changed:
                     self._changed.notify_all()
-        except bus.BusBroken as error:
+        except (bus.BusBroken, KeyError, TypeError, ValueError) as error:
             log.warning("gateway.line_broken", reason=str(error))
         finally:
             writer.close()

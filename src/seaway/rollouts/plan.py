@@ -45,6 +45,8 @@ class Target:
     was_ready: bool
     """It has served before: a failure is then an outage to recover from, not a deploy to give up."""
     failed: bool
+    refused: str = ""
+    """Why it can't be served in the way that was asked for, as calibration showed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +135,8 @@ def _failure(
     """Why a revision that never served is given up, or None."""
     if desired is None or desired.was_ready or desired.failed:
         return None
+    if desired.refused:
+        return desired.refused
     for worker in workers:
         if worker.revision == desired.revision and worker.phase is Phase.FAILED:
             return worker.reason

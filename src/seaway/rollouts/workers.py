@@ -7,15 +7,15 @@ import contextlib
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import structlog
 
 from seaway.rollouts.plan import Phase, WorkerView
-from seaway.serving import bus, messages
+from seaway.serving import bus, calibration, messages
 from seaway.serving.page import WorkerPage
-from seaway.types import WorkerConfig
+from seaway.types import Calibration, WorkerConfig
 
 log = structlog.get_logger()
 
@@ -29,6 +29,7 @@ class Worker:
     """One worker process that control knows."""
 
     config: WorkerConfig
+    """As the launcher has it, but `engines` is what calibration chose once that is known."""
     started_at: float
     pid: int = 0
     phase: Phase = Phase.STARTING
@@ -64,10 +65,19 @@ class Death:
 class WorkerFleet:
     """All workers of this server. The launcher owns the processes; this is what control knows and asks of them."""
 
-    def __init__(self, launcher_socket: Path, *, changed: Callable[[], None], died: Callable[[Death], None]) -> None:
+    def __init__(
+        self,
+        launcher_socket: Path,
+        *,
+        changed: Callable[[], None],
+        died: Callable[[Death], None],
+        calibrated: Callable[[Worker, Calibration], None],
+    ) -> None:
+        """`calibrated` is called before a worker that measured its version is known to be ready, maybe repeatedly."""
         self._launcher_socket = launcher_socket
         self._changed = changed
         self._died = died
+        self._calibrated = calibrated
         self._launcher: asyncio.StreamWriter | None = None
         self.workers: dict[str, Worker] = {}
         self._listed = asyncio.Event()
@@ -169,6 +179,16 @@ class WorkerFleet:
             for frame in frames.feed(data):
                 if frame.kind == messages.STATUS:
                     self._hear(worker, messages.decode_status(frame.meta))
+                elif frame.kind == messages.CALIBRATION:
+                    self._learn(worker, messages.decode_calibrated(frame.meta).calibration)
+
+    def _learn(self, worker: Worker, measured: Calibration) -> None:
+        order = worker.config.calibrate
+        if order is not None:
+            # The worker chose by the same figures and the same function.
+            choice = calibration.choose(measured, cores=order.cores, asked=order.asked)
+            worker.config = replace(worker.config, engines=choice.engines // choice.processes)
+            self._calibrated(worker, measured)
 
     def _hear(self, worker: Worker, status: messages.Status) -> None:
         worker.pid = status.pid

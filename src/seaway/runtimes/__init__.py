@@ -10,9 +10,11 @@ from seaway.errors import ConfigurationError, InvalidPackage
 from seaway.packages import PackageSpec
 from seaway.packages.spec import SPEC_FILE, package_file
 from seaway.plugins import resolve
-from seaway.runtimes.base import Runtime
+from seaway.runtimes.base import Operators, Runtime
 
 RUNTIMES = {"onnx": "seaway.runtimes.onnx:OnnxRuntime"}
+OPERATORS = {"onnx": "seaway.runtimes.onnx_graph:operators"}
+"""How each runtime's model files are asked for their operators."""
 MODEL_SUFFIXES = {".onnx": "onnx"}
 """Which runtime a model file is for when seaway.yaml doesn't say."""
 
@@ -45,4 +47,10 @@ def runtime(name: str) -> Runtime:
         found: Runtime = resolve("runtime", name, RUNTIMES)()
     except ConfigurationError as error:
         raise InvalidPackage(str(error)) from error
+    return found
+
+
+def operators(package: Path, spec: PackageSpec) -> Operators:
+    """What the model of an identified package consists of. Raises InvalidPackage when its file can't be read."""
+    found: Operators = resolve("runtime", spec.runtime or "", OPERATORS)(package / (spec.model or ""))
     return found

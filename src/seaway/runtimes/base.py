@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 from typing import Any, Protocol
@@ -13,6 +14,16 @@ from seaway.packages import PackageSpec
 from seaway.types import Signature
 
 Array = np.ndarray[Any, np.dtype[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Operators:
+    """What a model consists of, the graphs inside its operators and its local functions included."""
+
+    all: frozenset[str]
+    """`Conv`; with its domain where that isn't ONNX's own: `ai.onnx.ml.Scaler`."""
+    with_subgraphs: frozenset[str]
+    """Those that run a graph of their own: how long that takes depends on the input."""
 
 
 class RunHandle:

@@ -4,8 +4,12 @@ Each line is one object with the key `kind`. Kinds:
 
     launcher <- control   spawn {config}, signal {worker_id, number}, list {}, replace_gateway {index}
     launcher -> control   workers {workers: [{config, pid}], gateways: [{index, pid}]}, exited {worker_id, pid, status}
-    control  <- gateway   gateway {index, pid}, ack {generation}
+    control  <- gateway   gateway {index, pid}, ack {generation}, demote {model, revision, reason},
+                          spent {model, version, cpu_seconds}
     control  -> gateway   table {table}
+
+`demote`: the gateway no longer runs that revision (a routing table's `revision`) itself; control tells the others. It
+may be sent again, as after a reconnect, and without `gateway` before it.
 """
 
 from __future__ import annotations

@@ -81,7 +81,8 @@ def _too_slow(seconds: float) -> str:
 # --------------------------------------------------------------------------- in the throw-away process
 
 
-def _limit(memory_bytes: int, seconds: float) -> None:
+def limit_process(memory_bytes: int, seconds: float) -> None:
+    """Caps on memory, CPU time and files. Called first in a throw-away process."""
     cpu_seconds = int(seconds) + 1
     limits = {
         resource.RLIMIT_AS: memory_bytes,
@@ -113,7 +114,7 @@ def _inspect(directory: Path) -> dict[str, Any]:
 
 def main(arguments: list[str]) -> None:
     directory, memory_bytes, seconds = Path(arguments[0]), int(arguments[1]), float(arguments[2])
-    _limit(memory_bytes, seconds)
+    limit_process(memory_bytes, seconds)
     answer = msgspec.json.encode(_inspect(directory))
     sys.stdout.buffer.write(answer + b"\n")
     sys.stdout.flush()

@@ -4,8 +4,8 @@
     meta    msgpack of the kind's struct
     body    the rest
 
-Kinds: PREDICT, LENT and CANCEL from gateways, DRAIN and STATS from control, ANSWER and STATUS from the worker, HELLO from
-both. LENT is a PREDICT whose body lies in the gateway's arena: the frame's body is its offset and length there.
+Kinds: PREDICT, LENT and CANCEL from gateways, DRAIN and STATS from control, ANSWER, STATUS and CALIBRATION from workers,
+HELLO from all. LENT is a PREDICT whose body lies in the gateway's arena: its own body is the offset and length there.
 Deadlines are nanoseconds of the system-wide monotonic clock, so both sides of a socket mean the same instant.
 """
 
@@ -17,9 +17,10 @@ from collections.abc import Generator, Iterator
 import msgspec
 
 from seaway.errors import SeawayError
+from seaway.types import Calibration
 
 HEADER = struct.Struct("<IBxHQQ")
-PREDICT, CANCEL, ANSWER, STATS, STATUS, DRAIN, HELLO, LENT = range(1, 9)
+PREDICT, CANCEL, ANSWER, STATS, STATUS, DRAIN, HELLO, LENT, CALIBRATION = range(1, 10)
 PLACE = struct.Struct("<QQ")
 
 Buffer = bytes | bytearray | memoryview
@@ -77,6 +78,12 @@ class Status(msgspec.Struct, array_like=True, frozen=True):
     cpu_seconds: float
 
 
+class Calibrated(msgspec.Struct, array_like=True, frozen=True):
+    """What a worker measured before it was ready; sent to control again whenever that connects."""
+
+    calibration: Calibration
+
+
 class Frame(msgspec.Struct, frozen=True):
     """A frame taken off a stream; `meta` and `body` are views into the buffer it came in."""
 
@@ -92,6 +99,7 @@ decode_hello = msgspec.msgpack.Decoder(Hello).decode
 decode_predict = msgspec.msgpack.Decoder(Predict).decode
 decode_answer = msgspec.msgpack.Decoder(Answer).decode
 decode_status = msgspec.msgpack.Decoder(Status).decode
+decode_calibrated = msgspec.msgpack.Decoder(Calibrated).decode
 
 
 class FrameTooLarge(SeawayError):

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from seaway.errors import InvalidRequest, UnsupportedEncoding
+from seaway.errors import InvalidRequest, SeawayError, UnsupportedEncoding, WarmUpFailed
 from seaway.inputs import open_input
 from seaway.inputs.base import Array, Samples
 from seaway.packages import read_spec
@@ -190,11 +190,38 @@ class Predictor:
         """Replay the known answers, or inputs made up from the signature. Raises WarmUpFailed saying what differed."""
         warm_up(self._outputs_for, self._answers, self._input.examples())
 
+    # ------------------------------------------------------------------ for measuring it
+
+    @property
+    def numeric(self) -> bool:
+        """True when the size of a body bounds what preparing it costs: numbers, and neither texts nor images."""
+        strings = any(spec.datatype == "BYTES" for spec in self.signature.inputs)
+        return not (strings or self._input.gives_masks or self._input.takes_bytes)
+
+    @staticmethod
+    def payload(inputs: Any) -> Payload:
+        """A request of `/predict` with these inputs."""
+        return Payload("predict", msgspec.json.encode({"inputs": inputs}))
+
+    def sample(self) -> Any:
+        """The `inputs` of one sample that it answers: from its known answers, else made up. Raises WarmUpFailed."""
+        known = [answer.inputs for answer in self._answers]
+        firsts = [inputs[0] for inputs in known if isinstance(inputs, list) and inputs]
+        for inputs in (*known, *firsts, *self._input.examples()):
+            try:
+                prepared = self.prepare(self.payload(inputs))
+                if prepared.rows == 1:
+                    self.run([prepared])
+                    return inputs
+            except SeawayError:
+                continue
+        raise WarmUpFailed("No single sample is known that the model answers; add one to known_answers.")
+
     # ------------------------------------------------------------------ parts of them
 
     def _outputs_for(self, inputs: Any) -> Any:
         """What a caller of `/predict` would get as `outputs`, through all three steps."""
-        prepared = self.prepare(Payload("predict", msgspec.json.encode({"inputs": inputs})))
+        prepared = self.prepare(self.payload(inputs))
         (outputs,) = self.run([prepared])
         reply = self.encode(prepared, outputs, "warm-up")
         return msgspec.json.decode(b"".join(reply.chunks))["outputs"]

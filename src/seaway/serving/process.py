@@ -48,6 +48,17 @@ def _cgroup_cpus() -> float | None:
         return None
 
 
+def processor() -> str:
+    """The model of the processor."""
+    try:
+        with open("/proc/cpuinfo") as file:  # noqa: PTH123
+            names = (line.partition(":")[2].strip() for line in file if line.startswith(("model name", "CPU part")))
+            name = next(names, "")
+    except OSError:
+        name = ""
+    return f"{os.uname().machine} {name}".strip()
+
+
 def pin_thread(cpu: int) -> None:
     """Bind the calling thread to one core, where the system can (Linux)."""
     if hasattr(os, "sched_setaffinity"):
@@ -76,3 +87,9 @@ def proportional_memory_bytes(pid: int) -> int | None:
         except OSError:
             continue
     return None
+
+
+def peak_memory_bytes() -> int:
+    """The most memory that this process has had."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

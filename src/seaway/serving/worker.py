@@ -21,7 +21,7 @@ import sys
 import threading
 import time
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import msgspec
@@ -31,11 +31,11 @@ from seaway import faults
 from seaway.errors import Cancelled, DeadlineExceeded, InferenceFailed, Overloaded, SeawayError, Unavailable
 from seaway.packages.manifest import verify
 from seaway.runtimes.base import RunHandle
-from seaway.serving import bus, messages, process
+from seaway.serving import bus, calibration, messages, process
 from seaway.serving.arena import MIN_LENT_BYTES, Window
 from seaway.serving.page import WorkerPage
 from seaway.serving.predictor import Payload, Predictor, Reply
-from seaway.types import WorkerConfig
+from seaway.types import Calibration, CalibrationOrder, WorkerConfig
 
 log = structlog.get_logger()
 
@@ -141,6 +141,7 @@ class Worker:
         self._draining_since: float | None = None
         self._answered = 0
         self._run_ns = 0
+        self._calibration: Calibration | None = None
         self._woken, self._waker = socket.socketpair()
         self._unsent: deque[Connection] = deque()
         self._solo: tuple[Engine, Predictor] | None = None
@@ -207,7 +208,11 @@ class Worker:
     def _load(self) -> None:
         """Load, then say ready or failed. Called in a thread of its own, so that control gets answers meanwhile."""
         try:
-            self._start_engines(self._open())
+            began = time.monotonic()
+            predictor = self._open()
+            if self._config.calibrate is not None:
+                self._calibrate(predictor, self._config.calibrate, load_seconds=time.monotonic() - began)
+            self._start_engines(predictor)
         except SeawayError as error:
             self._set_phase("failed", str(error))
         except Exception as error:  # outermost frame of the thread; the reason goes to the deployment
@@ -228,6 +233,17 @@ class Worker:
         faults.point("worker.loaded")
         return predictor
 
+    def _calibrate(self, predictor: Predictor, order: CalibrationOrder, *, load_seconds: float) -> None:
+        """Measure the version, tell control, and have as many engines as that gives this process."""
+        measured = calibration.measure(
+            predictor, self._config.package, load_seconds=load_seconds, machine=order.machine
+        )  # fmt: skip
+        choice = calibration.choose(measured, cores=order.cores, asked=order.asked)
+        self._config = replace(self._config, engines=choice.engines // choice.processes)
+        self._calibration = measured
+        log.info("worker.calibrated", placement=choice.placement, engines=self._config.engines, why=choice.why)
+        self._tell_control()
+
     def _start_engines(self, predictor: Predictor) -> None:
         self._engines = [Engine(number) for number in range(self._config.engines)]
         if len(self._engines) == 1 and _is_fast(predictor):
@@ -247,11 +263,18 @@ class Worker:
         self._tell_control()
 
     def _tell_control(self) -> None:
-        """Send our status unasked. Called in any thread."""
+        """Send our news unasked. Called in any thread."""
         for connection in list(self._connections):
-            if connection.index == -1 and connection.send([messages.pack(messages.STATUS, self._status())]):
+            if connection.index == -1 and connection.send(self._news()):
                 self._unsent.append(connection)
                 self._waker.send(b"w")
+
+    def _news(self) -> list[messages.Buffer]:
+        """What control should know: what was measured, before the phase that follows from it."""
+        status = messages.pack(messages.STATUS, self._status())
+        if self._calibration is None:
+            return [status]
+        return [messages.pack(messages.CALIBRATION, messages.Calibrated(self._calibration)), status]
 
     def _status(self) -> messages.Status:
         times = os.times()
@@ -307,28 +330,34 @@ class Worker:
             request.cancelled = True
 
     def _handle(self, connection: Connection, frame: messages.Frame) -> None:
-        if frame.kind == messages.PREDICT:
+        kind = frame.kind
+        if kind == messages.PREDICT:
             self._enqueue(connection, frame, frame.body, None)
-        elif frame.kind == messages.LENT:
-            offset, length = messages.PLACE.unpack(frame.body)
-            window = connection.window
-            if window is None:
-                raise messages.FrameTooLarge("A body is lent from an arena that was never opened.")
-            self._enqueue(connection, frame, window.body(offset, length), window.room(offset, length))
-        elif frame.kind == messages.CANCEL:
+        elif kind == messages.LENT:
+            self._enqueue_lent(connection, frame)
+        elif kind == messages.CANCEL:
             if request := connection.requests.get(frame.request_id):
                 request.cancelled = True
-        elif frame.kind == messages.HELLO:
-            hello = messages.decode_hello(frame.meta)
-            connection.index = hello.index
-            if hello.arena:
-                self._open_arena(connection, hello)
-            if connection.index == -1:
-                self._send(connection, [messages.pack(messages.STATUS, self._status())])
-        elif frame.kind == messages.STATS:
+        elif kind == messages.HELLO:
+            self._greet(connection, messages.decode_hello(frame.meta))
+        elif kind == messages.STATS:
             self._send(connection, [messages.pack(messages.STATUS, self._status())])
-        elif frame.kind == messages.DRAIN:
+        elif kind == messages.DRAIN:
             self._drain()
+
+    def _greet(self, connection: Connection, hello: messages.Hello) -> None:
+        connection.index = hello.index
+        if hello.arena:
+            self._open_arena(connection, hello)
+        if connection.index == -1:
+            self._send(connection, self._news())
+
+    def _enqueue_lent(self, connection: Connection, frame: messages.Frame) -> None:
+        offset, length = messages.PLACE.unpack(frame.body)
+        window = connection.window
+        if window is None:
+            raise messages.FrameTooLarge("A body is lent from an arena that was never opened.")
+        self._enqueue(connection, frame, window.body(offset, length), window.room(offset, length))
 
     def _open_arena(self, connection: Connection, hello: messages.Hello) -> None:
         """Look into the gateway's arena and say so; without an answer it goes on sending bodies."""

@@ -37,6 +37,7 @@ BODIES: list[tuple[str, str, str, Any, str]] = [
     ("an alias that is a path", "PUT", DEPLOY, {"version": "../1"}, '"version": expected a version number'),
     ("no engines", "PUT", DEPLOY, {"engines": 0}, '"engines": expected at least 1, got 0'),
     ("too many engines", "PUT", DEPLOY, {"engines": 5000}, '"engines": expected at most 1024'),
+    ("no placement", "PUT", DEPLOY, {"placement": "moon"}, "expected 'auto', 'inline' or 'worker', got 'moon'"),
     ("engines in words", "PUT", DEPLOY, {"engines": "2"}, "\"engines\": expected an integer, got '2'"),
     ("no time", "PUT", DEPLOY, {"timeout_seconds": 0}, '"timeout_seconds": expected more than 0, got 0'),
     ("time without end", "PUT", DEPLOY, b'{"timeout_seconds": Infinity}',

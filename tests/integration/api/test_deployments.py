@@ -16,14 +16,16 @@ PATH = "/api/deployments/scale"
 async def test_a_deployment_is_asked_for_and_the_server_woken(
     http: httpx.AsyncClient, filled: Registry, operations: FakeOperations
 ) -> None:
-    body = {"version": 1, "engines": 2, "timeout_seconds": 1, "reason": "first"}
+    body = {"version": 1, "engines": 2, "timeout_seconds": 1, "placement": "inline", "reason": "first"}
     answer = await http.put(PATH, json=body, headers={"Seaway-Actor": "ada"})
 
     assert answer.status_code == 200
     revision = answer.json()
     assert (revision["number"], revision["state"], revision["created_by"]) == (1, "pending", "ada")
     assert revision["arms"] == [{"name": "stable", "version": 1, "weight_bp": 10_000}]
-    assert revision["settings"] == {"engines": 2, "processes": None, "max_queue_size": None, "timeout_seconds": 1.0}
+    assert revision["settings"] == {
+        "engines": 2, "processes": None, "max_queue_size": None, "timeout_seconds": 1.0, "placement": "inline"
+    }  # fmt: skip
     assert "once it is ready requests go to it" in revision["message"]
     assert (operations.wakes, operations.waited) == (1, [])
 

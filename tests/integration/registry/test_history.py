@@ -14,7 +14,7 @@ from seaway.errors import InvalidRequest, NotFound
 from seaway.registry import Registry
 from seaway.registry.identity import experiment_id, spec_digest
 from seaway.registry.tables import IMMUTABLE
-from support.registering import add_dataset, add_model, ready
+from support.registering import add_dataset, add_model, measure, ready
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -27,6 +27,7 @@ def filled(registry: Registry) -> Registry:
     add_model(registry, b"weights", experiment_id=experiment.experiment_id, metrics={"auc": 0.9})
     registry.set_alias("scale", "champion", 1, actor="ada")
     ready(registry, 1)
+    measure(registry)
     return registry
 
 

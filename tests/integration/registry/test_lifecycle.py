@@ -19,6 +19,7 @@ from seaway.registry import Registry
 from seaway.registry.tables import IMMUTABLE, metadata
 from seaway.serving.inspect import Inspection
 from seaway.types import DeploymentRevision, ServingSettings, Signature, TensorSpec
+from support.registering import measure
 
 FOUND = Inspection("onnx", "onnxruntime_onnx", Signature((TensorSpec("x", "FP32", (-1, 3)),), ()), {"input": {}})
 
@@ -179,6 +180,7 @@ def test_no_committed_row_changes_by_sql(versions: Registry, database_url: str) 
     )
     versions.set_alias("m", "champion", 1, actor="ana")
     ready(versions, versions.deploy("m", 1, actor="ana"))
+    measure(versions)
     engine = connect(database_url)
     for table in IMMUTABLE:
         column = metadata.tables[table].columns.keys()[-1]

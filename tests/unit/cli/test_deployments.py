@@ -18,11 +18,16 @@ def test_deploy_returns_when_the_version_answers(server: ScriptedServer, seaway:
     server.answers("PUT /api/deployments/churn", revision("pending"))
     server.answers("GET /api/deployments/churn", revision("ready"))
 
-    done = seaway("deploy", "churn", "2", "--engines", "1", "--timeout-seconds", "0.5", "--reason", "better")
+    done = seaway(
+        "deploy", "churn", "2", "--engines", "1", "--timeout-seconds", "0.5", "--placement", "worker",
+        "--reason", "better",
+    )  # fmt: skip
 
     assert done.exit_code == 0, done.output
     assert done.stdout == f"churn version 2 is ready: {server.url}/predict/churn\n"
-    assert server.asked[0].json == {"version": 2, "engines": 1, "timeout_seconds": 0.5, "reason": "better"}
+    assert server.asked[0].json == {
+        "version": 2, "engines": 1, "timeout_seconds": 0.5, "placement": "worker", "reason": "better"
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(("typed", "asked"), [([], None), (["champion"], "champion"), (["3"], 3)])
@@ -115,9 +120,11 @@ def test_status_is_a_table_of_models_and_their_workers(server: ScriptedServer, s
     done = seaway("status")
 
     heading, _, row = [line.rstrip() for line in done.stdout.splitlines()]
-    assert heading.split() == ["model", "state", "version", "engines", "worker", "pids", "answered", "memory", "reason"]
-    assert row.split() == ["churn", "READY", "1", "2", "4242", "17", "60.0", "MB", "-"]
-    assert done.stderr == "1 gateway (pid 77)\n"
+    assert heading.split() == [
+        "model", "state", "version", "placement", "engines", "worker", "pids", "answered", "memory", "reason"
+    ]  # fmt: skip
+    assert row.split() == ["churn", "READY", "1", "worker", "2", "4242", "17", "60.0", "MB", "-"]
+    assert done.stderr == "churn: A run takes 5 ms.\n1 gateway (pid 77)\n"
 
 
 def test_an_empty_server_says_what_to_do_next(server: ScriptedServer, seaway: Seaway) -> None:

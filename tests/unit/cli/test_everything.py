@@ -26,7 +26,8 @@ OPTIONS = {
 # The least that each command can be asked.
 ASKED = {
     "deploy": ["churn"], "undeploy": ["churn"], "rollback": ["churn"], "predict": ["churn", "[1]"], "status": [],
-    "logs": [], "register": ["churn", __file__], "models": [], "alias": ["churn"], "datasets show": [],
+    "logs": [], "register": ["churn", __file__], "models": [], "alias": ["churn"], "profile": ["churn"],
+    "datasets show": [],
     "datasets add": ["customers", __file__], "experiments show": [],
     "experiments create": ["--dataset", "d", "--model", "m", "--architecture", "a"],
 }  # fmt: skip
@@ -73,7 +74,8 @@ def test_a_wrong_key_and_none_are_one_sentence_each_for_every_command(
     server: ScriptedServer, seaway: Seaway, name: str, key: list[str], told: str
 ) -> None:
     for method in ("GET", "POST", "PUT", "DELETE"):
-        for path in ("status", "logs", "models", "models/churn/versions", "models/churn/aliases", "datasets"):
+        of_model = (f"models/churn{end}" for end in ("", "/versions", "/aliases"))
+        for path in ("status", "logs", "models", "datasets", *of_model):
             server.answers(f"{method} /api/{path}", {"error": "Send the API key."}, status=401)
         for path in (
             "datasets/customers/versions", "experiments", "deployments/churn", "deployments/churn/rollback"

@@ -62,6 +62,7 @@ def test_labels_may_be_a_file_of_lines(tmp_path: Path) -> None:
         ("input: {type: 3}", "'input.type'"),
         ("input: [a]", "'input'"),
         ("serving: {engines: 0}", "'serving.engines'"),
+        ("serving: {placement: moon}", "'serving.placement'"),
         ("serving: {timeout_seconds: .nan}", "'serving.timeout_seconds'"),
         ("serving: {engines: 1025}", "'serving.engines': expected `int` <= 1024"),
         ("serving: {processes: 257}", "'serving.processes': expected `int` <= 256"),

@@ -59,6 +59,28 @@ def test_a_new_revision_whose_workers_keep_dying_is_given_up() -> None:
     assert decide(Goal(NEW, OLD), [], serving=1, health=health).fail == "killed by signal 11"
 
 
+def test_a_new_revision_that_cannot_be_placed_as_asked_is_given_up_and_its_worker_ended() -> None:
+    refused = Target(2, 1, was_ready=False, failed=False, refused="Not inline.")
+    for phase in (Phase.STARTING, Phase.READY):
+        step = decide(Goal(refused, OLD), [worker("old", 1, Phase.READY), worker("new", 2, phase)], serving=1)
+        assert (step.fail, step.serve, step.start) == ("Not inline.", 1, ())
+        assert "new" in {*step.kill, *step.drain}
+
+
+def test_a_revision_that_served_goes_on_where_it_cannot_be_placed_as_asked_any_more() -> None:
+    refused = Target(2, 1, was_ready=True, failed=False, refused="Not inline.")
+    step = decide(Goal(refused), [worker("w", 2, Phase.READY)], serving=2)
+    assert (step.fail, step.serve, step.kill) == (None, 2, ())
+
+
+def test_the_others_start_when_the_first_has_measured_how_many_there_should_be() -> None:
+    first = [worker("first", 2, Phase.READY)]
+    assert decide(Goal(NEW, OLD), [worker("old", 1, Phase.READY), *first], serving=1).serve == 2
+    three = Target(2, 3, was_ready=False, failed=False)
+    step = decide(Goal(three, OLD), [worker("old", 1, Phase.READY), *first], serving=1)
+    assert (step.start, step.serve) == ((2, 2), 1)
+
+
 def test_a_dead_worker_is_replaced_at_once_the_first_time() -> None:
     step = decide(Goal(OLD), [], serving=1, health={1: Health(1, 10.0)})
     assert (step.start, step.serve) == ((1,), 1)

@@ -1,0 +1,153 @@
+"""Where versions run: what was measured of them, what was chosen by that, and what gateways gave up since."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from seaway.config import Settings
+from seaway.registry import Registry
+from seaway.serving import calibration
+from seaway.types import (
+    Calibration,
+    CalibrationOrder,
+    Choice,
+    DeploymentRevision,
+    InlineSpec,
+    ModelVersion,
+    ServedVersion,
+    ServingSettings,
+)
+
+log = structlog.get_logger()
+
+
+class Placements:
+    """The controller's memory of them. Lives on control's event loop; the registry is asked in threads."""
+
+    def __init__(self, settings: Settings, registry: Registry, cores: int) -> None:
+        self._settings = settings
+        self._registry = registry
+        self._cores = cores
+        self._machine = calibration.machine(cores)
+        self._measured: dict[str, Calibration] = {}
+        self._unsaved: dict[str, Calibration] = {}
+        self._choices: dict[int, Choice] = {}
+        self._demoted: dict[int, str] = {}
+
+    # ------------------------------------------------------------------ what is known
+
+    async def recall(self, digest: str) -> None:
+        """Look up what an earlier deployment measured of these bytes on this machine."""
+        if digest not in self._measured:
+            found = await asyncio.to_thread(self._registry.find_calibration, digest, self._machine)
+            if found is not None:
+                self._measured.setdefault(digest, found)
+
+    def learn(self, digest: str, measured: Calibration) -> bool:
+        """Take what a worker measured; False when something else is known already, by which others were placed."""
+        known = self._measured.setdefault(digest, measured)
+        if known == measured:
+            self._unsaved[digest] = measured
+        return known == measured
+
+    def demote(self, served: Iterable[ServedVersion], revision_id: int, reason: str) -> None:
+        """Take a gateway's word that it no longer runs one of the `served` revisions itself."""
+        for one in served:
+            if one.revision == revision_id and one.inline is not None:
+                self._demoted.setdefault(revision_id, reason)
+                log.warning("placement.demoted", model=one.model, revision=revision_id, reason=reason)
+
+    def forget_all_but(self, wanted: Iterable[DeploymentRevision]) -> None:
+        ids = {revision.id for revision in wanted}
+        self._choices = {revision: choice for revision, choice in self._choices.items() if revision in ids}
+        self._demoted = {revision: reason for revision, reason in self._demoted.items() if revision in ids}
+
+    async def keep_evidence(self, wanted: Iterable[DeploymentRevision]) -> None:
+        """Write down what workers measured and what gateways gave up. Raises Unavailable; the next pass goes on."""
+        for digest, measured in list(self._unsaved.items()):
+            await asyncio.to_thread(self._registry.add_calibration, digest, measured, actor="control")
+            del self._unsaved[digest]
+        for revision in wanted:
+            if revision.id in self._demoted and not revision.demoted:
+                await asyncio.to_thread(self._registry.record_demotion, revision.id, self._demoted[revision.id])
+
+    # ------------------------------------------------------------------ what follows from it
+
+    def effective(self, revision: DeploymentRevision, version: ModelVersion) -> ServingSettings:
+        """What the deployment says, else the package, else the server; None where calibration decides."""
+        package = version.spec.get("serving") or {}
+        asked, default = revision.settings, self._settings
+        return ServingSettings(
+            engines=asked.engines or package.get("engines") or default.engines,
+            processes=asked.processes or package.get("processes"),
+            max_queue_size=asked.max_queue_size or package.get("max_queue_size") or default.max_queue_size,
+            timeout_seconds=asked.timeout_seconds or package.get("timeout_seconds") or default.timeout_seconds,
+            placement=asked.placement or package.get("placement") or default.placement,
+        )
+
+    def choice(self, revision: DeploymentRevision, version: ModelVersion) -> Choice | None:
+        """How a revision is placed, the same as long as it is wanted; None until its version has been measured."""
+        measured = self._measured.get(version.digest)
+        if revision.id not in self._choices and measured is not None:
+            asked = self.effective(revision, version)
+            self._choices[revision.id] = calibration.choose(measured, cores=self._cores, asked=asked)
+        return self._choices.get(revision.id)
+
+    def order(self, revision: DeploymentRevision, version: ModelVersion) -> CalibrationOrder | None:
+        """What a worker that starts now should measure by; None when that is done."""
+        if self.choice(revision, version) is not None:
+            return None
+        return CalibrationOrder(self._cores, self.effective(revision, version), self._machine)
+
+    def engines(self, revision: DeploymentRevision, version: ModelVersion) -> int:
+        """Of one process that starts now; before the choice, the most that it may come to."""
+        choice = self.choice(revision, version)
+        if choice is None:
+            return calibration.most_engines(self._cores, self.effective(revision, version))
+        return choice.engines // choice.processes
+
+    def inline(self, revision: DeploymentRevision, version: ModelVersion, package: Path) -> InlineSpec | None:
+        """Leave for gateways to run it, unless one of them gave it up."""
+        choice = self.choice(revision, version)
+        if choice is None or choice.placement != "inline" or self.why_demoted(revision):
+            return None
+        return calibration.inline_spec(self._measured[version.digest], package)
+
+    def is_demoted(self, revision_id: int) -> bool:
+        """Whether a gateway gave it up since this process started."""
+        return revision_id in self._demoted
+
+    def why_demoted(self, revision: DeploymentRevision) -> str:
+        """Why gateways don't run it any more; empty: they do, or never did."""
+        return revision.demoted or self._demoted.get(revision.id, "")
+
+    def describe(self, revision: DeploymentRevision) -> dict[str, Any] | None:
+        """The choice, for people."""
+        choice = self._choices.get(revision.id)
+        if choice is None:
+            return None
+        placement = "worker" if self.why_demoted(revision) else choice.placement
+        return {
+            "placement": placement, "processes": choice.processes, "engines": choice.engines, "why": choice.why,
+        }  # fmt: skip
+
+
+def cores_for(
+    cpus: tuple[int, ...], others: Iterable[tuple[int, ...]], *, revision: int, processes: int, engines: int
+) -> tuple[int, ...]:
+    """The cores of one more process: where the revision's `others` are not. Each revision begins elsewhere.
+
+    >>> cores_for((0, 1), [], revision=1, processes=2, engines=1), cores_for((0, 1), [(1,)], revision=1, processes=2,
+    ...     engines=1), cores_for((0, 1), [(0,)], revision=1, processes=2, engines=1)
+    ((1,), (0,), (1,))
+    """
+    taken = Counter(pinned[0] for pinned in others if pinned)
+    starts = [(revision + slot * engines) % len(cpus) for slot in range(processes)]
+    start = min(starts, key=lambda core: taken[cpus[core]])
+    return tuple(cpus[(start + engine) % len(cpus)] for engine in range(engines))

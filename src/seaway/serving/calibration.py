@@ -1,0 +1,177 @@
+"""Calibration: what a version costs on this machine, and where it should therefore run.
+
+`measure` is called in the version's first worker; `choose` is pure, and control and worker come to the same with it.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from seaway import __version__
+from seaway.serving import process
+from seaway.types import Calibration, Choice, InlineSpec, ServingSettings
+
+if TYPE_CHECKING:
+    # Control chooses too, and loads neither numpy nor what reads requests.
+    from seaway.serving.predictor import Payload, Predictor
+
+INLINE_NS = 200_000
+"""Thread CPU time below which a request may run in a gateway; a longer one would make others wait."""
+INLINE_BODY_BYTES = 16_384
+INLINE_ROWS = 64
+SLOW_RUN_NS = 2_000_000
+"""From here on a run leaves Python alone so long that engine threads of one process don't hinder each other."""
+_ENOUGH_SECONDS, _MANY_RUNS, _FEW_RUNS = 0.1, 500, 3
+_TOO_LONG_SECONDS = 5.0
+
+
+def machine(cores: int) -> str:
+    """What figures are valid for: processor, cores, and the versions of what runs a model."""
+    from importlib import metadata  # noqa: PLC0415 - a megabyte that only control needs
+
+    try:
+        version = metadata.version("onnxruntime")
+    except metadata.PackageNotFoundError:
+        version = "unknown"
+    return f"{process.processor()}, {cores} cores, onnxruntime {version}, seaway {__version__}"[:300]
+
+
+# --------------------------------------------------------------------------- in the worker
+
+
+def measure(predictor: Predictor, package: Path, *, load_seconds: float, machine: str) -> Calibration:
+    """Run one warm sample again and again, for about a tenth of a second; a slow model three times."""
+    from seaway.runtimes import operators  # noqa: PLC0415 - as above
+
+    sample = predictor.payload(predictor.sample())
+    times = []
+    began = time.monotonic()
+    while True:
+        times.append(step_times(predictor, sample))
+        elapsed = time.monotonic() - began
+        if len(times) >= _MANY_RUNS or elapsed > _TOO_LONG_SECONDS:
+            break
+        if len(times) >= _FEW_RUNS and elapsed > _ENOUGH_SECONDS:
+            break
+    prepare, run, encode = (median(step) for step in zip(*times, strict=True))
+    return Calibration(
+        prepare_ns=prepare,
+        run_ns=run,
+        encode_ns=encode,
+        load_seconds=round(load_seconds, 4),
+        memory_bytes=process.proportional_memory_bytes(os.getpid()) or 0,
+        subgraph_operators=tuple(sorted(operators(package, predictor.spec).with_subgraphs)),
+        numeric_inputs=predictor.numeric,
+        machine=machine,
+    )
+
+
+def step_times(
+    predictor: Predictor, payload: Payload, clock: Callable[[], int] = time.thread_time_ns
+) -> tuple[int, int, int]:
+    """Nanoseconds that prepare, run and encode of one request take of this thread's CPU time, or of another clock."""
+    began = clock()
+    prepared = predictor.prepare(payload)
+    ready = clock()
+    (outputs,) = predictor.run([prepared])
+    ran = clock()
+    predictor.encode(prepared, outputs, "calibration")
+    return ready - began, ran - ready, clock() - ran
+
+
+def median(values: Sequence[int]) -> int:
+    """The middle one, the upper of two: `statistics` is 2 MB that no worker needs.
+
+    >>> median([3, 1, 2]), median([1, 2])
+    (2, 2)
+    """
+    return sorted(values)[len(values) // 2]
+
+
+# --------------------------------------------------------------------------- the choice
+
+
+def choose(calibration: Calibration, *, cores: int, asked: ServingSettings) -> Choice:
+    """Where a version runs, with how many processes and engines. What was asked for wins where it is possible."""
+    obstacle = _obstacle(calibration)
+    wanted = asked.placement or "auto"
+    if wanted != "worker" and obstacle is None:
+        engines = asked.engines or asked.processes or 1
+        processes, engines = _even(asked.processes or 1, engines)
+        why = (
+            f"A sample takes {duration(calibration.request_ns)} of CPU time, less than {duration(INLINE_NS)}: gateways "
+            f"run it themselves, and {_layout(processes, engines)} stands by."
+        )
+        return Choice("inline", processes, engines, why)
+    slow = calibration.run_ns >= SLOW_RUN_NS
+    engines = most_engines(cores, asked)
+    processes, engines = _even(asked.processes or (1 if slow else engines), engines)
+    reason = "It was asked to run in workers" if wanted == "worker" else f"{obstacle}; it runs in workers"
+    if asked.engines or asked.processes:
+        how = "as asked"
+    elif slow:
+        how = f"a run takes {duration(calibration.run_ns)}, so engines can share a process"
+    else:
+        how = f"a run takes only {duration(calibration.run_ns)}, so each engine has a process of its own"
+    refusal = ""
+    if wanted == "inline":
+        refusal = f"The placement inline was asked for and can't be: {obstacle}. Deploy it with placement auto."
+    return Choice("worker", processes, engines, f"{reason}: {_layout(processes, engines)}; {how}.", refusal)
+
+
+def most_engines(cores: int, asked: ServingSettings) -> int:
+    """The most engines that `choose` may give a version."""
+    return asked.engines or max(cores, asked.processes or 1)
+
+
+def inline_spec(calibration: Calibration, package: Path) -> InlineSpec:
+    """What gateways may run themselves of a version that was chosen to be inline.
+
+    As many rows as fit into the budget if each cost as much as the first: decoding grows with them more than running
+    (64 rows of three numbers: 391 µs and 5 µs).
+    """
+    rows = INLINE_NS // max(1, calibration.request_ns)
+    return InlineSpec(str(package), INLINE_BODY_BYTES, min(max(rows, 1), INLINE_ROWS), INLINE_NS)
+
+
+def _obstacle(calibration: Calibration) -> str | None:
+    """Why a version can't run in gateways, as the beginning of a sentence."""
+    if calibration.subgraph_operators:
+        found = " and ".join(calibration.subgraph_operators)
+        return f"Its graph has {found}, so how long it runs depends on the input"
+    if not calibration.numeric_inputs:
+        return "Its inputs are not numbers, and what others cost can't be told from their size"
+    if calibration.request_ns >= INLINE_NS:
+        return f"A sample takes {duration(calibration.request_ns)} of CPU time, not less than {duration(INLINE_NS)}"
+    return None
+
+
+def _even(processes: int, engines: int) -> tuple[int, int]:
+    """As many engines in each process, at least one."""
+    processes = min(processes, engines)
+    return processes, engines // processes * processes
+
+
+def _layout(processes: int, engines: int) -> str:
+    """
+    >>> _layout(1, 2), _layout(2, 2)
+    ('1 process with 2 engines', '2 processes with 1 engine each')
+    """
+    each = engines // processes
+    engine = f"{each} engine{'s' if each > 1 else ''}"
+    return f"1 process with {engine}" if processes == 1 else f"{processes} processes with {engine} each"
+
+
+def duration(nanoseconds: int) -> str:
+    """
+    >>> [duration(ns) for ns in (900, 31_400, 200_000, 5_120_000, 3_000_000_000)]
+    ['0.9 µs', '31 µs', '200 µs', '5.1 ms', '3 s']
+    """
+    units = ((10**9, "s"), (10**6, "ms"), (10**3, "µs"))
+    size, unit = next((one for one in units if nanoseconds >= one[0]), units[-1])
+    value = nanoseconds / size
+    return f"{value:.0f} {unit}" if value >= 10 else f"{value:.2g} {unit}"

@@ -1,0 +1,233 @@
+"""Where versions run, on a real server: measured, chosen, remembered, asked for, given up."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from support import graphs
+from support.server import SeawayServer, wait_until
+from support.tiny import endless_model, scale_model, write_package
+
+pytestmark = pytest.mark.timeout(120)
+
+TOKENIZER = {
+    "version": "1.0", "truncation": None, "padding": None, "added_tokens": [], "normalizer": None,
+    "pre_tokenizer": {"type": "Whitespace"}, "post_processor": None, "decoder": None,
+    "model": {"type": "WordLevel", "vocab": {"[UNK]": 0, "a": 1, "b": 2}, "unk_token": "[UNK]"},
+}  # fmt: skip
+LOOP = {"go": [False], "x": [3.0]}
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[SeawayServer]:
+    with SeawayServer(gateways=2) as one:
+        yield one
+
+
+def registered(server: SeawayServer, model: str, package: Path) -> None:
+    server.register(model, package)
+
+
+def scale(server: SeawayServer, model: str, tmp_path: Path, factor: float, spec: str = "") -> None:
+    registered(server, model, write_package(tmp_path / str(factor), scale_model(factor), spec))
+
+
+def live(server: SeawayServer, model: str) -> dict[str, Any]:
+    """What runs of a model; nothing until control, just started, has looked."""
+    found: dict[str, Any] = server.http.get(f"/api/deployments/{model}").raise_for_status().json()["live"]
+    return found
+
+
+def run_directory(server: SeawayServer) -> Path:
+    return Path((server.home / "run").read_text().strip())
+
+
+def published(server: SeawayServer, model: str) -> dict[str, Any]:
+    """What gateways were told of a model."""
+    table = json.loads((run_directory(server) / "table.json").read_bytes())
+    found: dict[str, Any] = next(served for served in table["versions"] if served["model"] == model)
+    return found
+
+
+def answer(server: SeawayServer, model: str, inputs: Any) -> Any:
+    return server.http.post(f"/predict/{model}", json={"inputs": inputs}).raise_for_status().json()["outputs"]
+
+
+def logged(server: SeawayServer, event: str, model: str) -> list[dict[str, Any]]:
+    lines = (json.loads(line) for line in (server.home / "logs" / "seaway.jsonl").read_text().splitlines())
+    return [line for line in lines if line["event"] == event and line.get("model") == model]
+
+
+def test_a_tiny_model_is_measured_and_leave_given_to_run_it_inline(server: SeawayServer, tmp_path: Path) -> None:
+    scale(server, "tiny", tmp_path, 2.0)
+    server.deploy("tiny")
+
+    found = live(server, "tiny")
+    assert (found["choice"]["placement"], len(found["workers"]), found["workers"][0]["engines"]) == ("inline", 1, 1)
+    assert "µs of CPU time, less than 200 µs" in found["choice"]["why"]
+    inline = published(server, "tiny")["inline"]
+    assert (inline["max_body_bytes"], inline["budget_ns"]) == (16_384, 200_000)
+    assert 1 <= inline["max_rows"] <= 64
+    assert (Path(inline["package"]) / "model.onnx").is_file()
+    assert answer(server, "tiny", [1, 2, 3]) == [2, 4, 6]
+
+
+def test_a_model_with_a_loop_runs_in_workers(server: SeawayServer, tmp_path: Path) -> None:
+    registered(server, "loop", write_package(tmp_path, endless_model()))
+    server.deploy("loop")
+
+    found = live(server, "loop")
+    assert found["choice"]["placement"] == "worker"
+    assert "Loop" in found["choice"]["why"]
+    assert len(found["workers"]) == found["choice"]["processes"]
+    assert published(server, "loop")["inline"] is None
+    assert answer(server, "loop", LOOP) == [3.0]
+
+
+def test_texts_run_in_workers(server: SeawayServer, tmp_path: Path) -> None:
+    package = write_package(tmp_path, graphs.embedding(np.eye(3)), "input: {type: text}\noutput: {pooling: mean}")
+    (package / "tokenizer.json").write_text(json.dumps(TOKENIZER))
+    registered(server, "text", package)
+    server.deploy("text")
+    assert "not numbers" in live(server, "text")["choice"]["why"]
+    assert published(server, "text")["inline"] is None
+    assert answer(server, "text", "a b") == [0, 0.5, 0.5]
+
+
+def test_the_same_bytes_are_measured_once(server: SeawayServer, tmp_path: Path) -> None:
+    scale(server, "first", tmp_path, 7.0)
+    scale(server, "second", tmp_path, 7.0)
+    server.deploy("first")
+    server.deploy("second")
+    server.deploy("second", reason="again", max_queue_size=9)
+    assert len(logged(server, "worker.calibrated", "first")) == 1
+    assert logged(server, "worker.calibrated", "second") == []
+    assert live(server, "second")["choice"] == live(server, "first")["choice"]
+
+
+def test_what_was_measured_outlives_the_server(tmp_path: Path) -> None:
+    with SeawayServer(tmp_path / "home") as one:
+        scale(one, "tiny", tmp_path, 2.0)
+        one.deploy("tiny")
+        before = live(one, "tiny")["choice"]
+        one.restart()
+        assert live(one, "tiny")["choice"] == before
+        assert len(logged(one, "worker.calibrated", "tiny")) == 1
+
+
+def test_the_deployment_wins_over_the_package_and_that_over_the_server(tmp_path: Path) -> None:
+    with SeawayServer(placement="worker") as one:
+        scale(one, "plain", tmp_path, 2.0)
+        scale(one, "package", tmp_path, 3.0, "serving: {placement: auto}")
+        placed = {}
+        for model, body in (("plain", {}), ("package", {}), ("package", {"placement": "worker"})):
+            revision = one.deploy(model, **body)
+            placed[model, *body] = live(one, model)["choice"]["placement"]
+            assert revision["settings"]["placement"] == body.get("placement")
+        assert placed == {("plain",): "worker", ("package",): "inline", ("package", "placement"): "worker"}
+        assert published(one, "package")["inline"] is None
+
+
+def test_engines_and_processes_that_were_asked_for_are_had(server: SeawayServer, tmp_path: Path) -> None:
+    scale(server, "asked", tmp_path, 2.5)
+    server.deploy("asked", placement="worker", engines=3, processes=1)
+    assert [worker["engines"] for worker in live(server, "asked")["workers"]] == [3]
+    server.deploy("asked", placement="worker", engines=2)
+    ready = [worker for worker in live(server, "asked")["workers"] if worker["phase"] == "ready"]
+    assert [worker["engines"] for worker in ready] == [1, 1]
+    assert answer(server, "asked", [1, 2, 3]) == [2.5, 5, 7.5]
+
+
+@pytest.mark.parametrize("known", [False, True], ids=["measured by it", "measured before"])
+def test_inline_that_cannot_be_fails_and_what_served_before_goes_on(
+    known: bool, server: SeawayServer, tmp_path: Path
+) -> None:
+    model = f"refused-{known}"
+    scale(server, model, tmp_path, 2.0)
+    server.deploy(model)
+    # Other bytes for each, since evidence is found by them.
+    registered(server, model, write_package(tmp_path / "loop", endless_model(), f"description: {model}"))
+    if known:
+        server.deploy(model, 2)
+        server.deploy(model, 1)
+    done = server.http.put(
+        f"/api/deployments/{model}", params={"wait": 60}, json={"version": 2, "placement": "inline"}, timeout=90
+    ).json()
+    assert done["state"] == "failed"
+    assert "inline was asked for and can't be: Its graph has Loop" in done["state_reason"]
+    assert answer(server, model, [1, 2, 3]) == [2, 4, 6]
+    assert live(server, model)["version"] == 1
+
+
+def demote(server: SeawayServer, revision: int, reason: str) -> None:
+    """As a gateway does."""
+    with socket.socket(socket.AF_UNIX) as bus:
+        bus.connect(str(run_directory(server) / "bus.sock"))
+        message = {"kind": "demote", "model": "demoted", "revision": revision, "reason": reason}
+        bus.sendall(json.dumps(message).encode() + b"\n")
+
+
+def test_what_a_gateway_gives_up_no_gateway_runs_until_there_is_a_new_revision(tmp_path: Path) -> None:
+    with SeawayServer(tmp_path / "home") as one:
+        scale(one, "demoted", tmp_path, 2.0)
+        revision = one.deploy("demoted")["id"]
+        assert published(one, "demoted")["inline"] is not None
+        generation = one.http.get("/api/status").json()["generation"]
+
+        demote(one, revision, "Three runs took 900 µs.")
+        wait_until(lambda: published(one, "demoted")["inline"] is None, 10, one.stderr)
+        wait_until(lambda: one.http.get("/api/deployments/demoted").json()["demoted"], 10, one.stderr)
+
+        found = one.http.get("/api/deployments/demoted").json()
+        assert (found["state"], found["demoted"]) == ("ready", "Three runs took 900 µs.")
+        assert found["live"]["choice"]["placement"] == "worker"
+        assert "Three runs took 900 µs." in found["live"]["reason"]
+        assert one.http.get("/api/status").json()["generation"] > generation
+        assert answer(one, "demoted", [1, 2, 3]) == [2, 4, 6]
+
+        one.restart()
+        assert published(one, "demoted")["inline"] is None
+        one.deploy("demoted", reason="try again", max_queue_size=99)
+        assert published(one, "demoted")["inline"] is not None
+
+
+@pytest.mark.parametrize("line", [b'{"kind": "demote"}', b'{"kind": "demote", "revision": "x", "reason": 1}', b"[]"])
+def test_a_broken_message_of_a_gateway_harms_nobody(line: bytes, server: SeawayServer, tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as bus:
+        bus.connect(str(run_directory(server) / "bus.sock"))
+        bus.sendall(line + b"\n")
+        bus.settimeout(10)
+        assert bus.recv(1) == b""
+    assert server.http.get("/v2/health/ready").status_code == httpx.codes.OK
+
+
+def test_a_revision_that_is_not_inline_cannot_be_demoted(server: SeawayServer, tmp_path: Path) -> None:
+    scale(server, "worked", tmp_path, 4.5)
+    revision = server.deploy("worked", placement="worker")["id"]
+    for wrong in (revision, 10**6, -1):
+        demote(server, wrong, "Nonsense.")
+    scale(server, "later", tmp_path, 5.5)
+    server.deploy("later")
+    assert logged(server, "placement.demoted", "worked") == []
+
+
+def test_control_that_dies_finds_the_placement_again(tmp_path: Path) -> None:
+    with SeawayServer(tmp_path / "home") as one:
+        scale(one, "tiny", tmp_path, 2.0)
+        one.deploy("tiny")
+        before = published(one, "tiny")
+        os.kill(one.pids["control"], signal.SIGKILL)
+        wait_until(lambda: one.http.get("/api/deployments/tiny").status_code == httpx.codes.OK, 20, one.stderr)
+        wait_until(lambda: (live(one, "tiny") or {}).get("choice"), 10, one.stderr)
+        assert live(one, "tiny")["choice"]["placement"] == "inline"
+        assert published(one, "tiny") == before
