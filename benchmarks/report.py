@@ -34,11 +34,11 @@ OTHERS = "#c9b458"
 
 @dataclass(frozen=True)
 class Grid:
-    """A table, before anybody decides how it is shown. A row of None separates."""
+    """A table, before anybody decides how it is shown. A row of one cell is a heading."""
 
     title: str
     columns: tuple[str, ...]
-    rows: list[tuple[str, ...] | None]
+    rows: list[tuple[str, ...]]
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -52,16 +52,14 @@ def number(value: float | None, digits: int = 3) -> str:
     return f"{value:.{digits}g}"
 
 
-def _load(cell: dict[str, Any]) -> str:
-    text = f"{cell['level']}/s" if cell["load"] == "open" else f"{cell['level']} conn."
-    extra = [{"traceparent": "traceparent sent", "unseen": "unseen heads"}.get(cell["variant"], "")]
-    extra.append(f"beside {cell['beside']}" if cell["beside"] else "")
-    return ", ".join([text, *(part for part in extra if part)])
-
-
-def _what(cell: dict[str, Any]) -> str:
-    wire = {"json": "JSON", "binary": "binary", "text": "strings"}[cell["wire"]]
-    return f"{cell['model']}, {wire}"
+def _heading(cell: dict[str, Any]) -> str:
+    """What a cell asks, and how."""
+    wire = {"json": "JSON", "binary": "binary tensors", "text": "strings"}[cell["wire"]]
+    load = f"{cell['level']} requests/s" if cell["load"] == "open" else f"{cell['level']} connections"
+    parts = [cell["model"], wire, load.removesuffix("s") if load == "1 connections" else load]
+    parts.append({"traceparent": "traceparent sent", "unseen": "unseen heads"}.get(cell["variant"], ""))
+    parts.append(f"beside {cell['beside']}" if cell["beside"] else "")
+    return ", ".join(part for part in parts if part)
 
 
 COLUMNS: dict[str, Callable[[dict[str, Any]], str]] = {
@@ -83,13 +81,12 @@ def grids(result: Result) -> list[Grid]:
             found.append(_group(result, group, title, cells))
     found.append(_footprint(result))
     if result["skipped"]:
-        rows: list[tuple[str, ...] | None] = list(result["skipped"].items())
-        found.append(Grid("Not measured", ("what", "why"), rows))
+        found.append(Grid("Not measured", ("what", "why"), list(result["skipped"].items())))
     return [grid for grid in found if grid.rows]
 
 
 def _limit(result: Result) -> Grid:
-    rows: list[tuple[str, ...] | None] = []
+    rows: list[tuple[str, ...]] = []
     for cell in result["cells"]:
         if cell["group"] == "limit":
             medians = cell["medians"]
@@ -101,27 +98,26 @@ def _limit(result: Result) -> Grid:
 
 def _group(result: Result, group: str, title: str, cells: list[dict[str, Any]]) -> Grid:
     """Systems under each other, once for each model, form and load."""
-    kinds: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    kinds: dict[str, list[dict[str, Any]]] = {}
     for cell in cells:
-        kinds.setdefault((_what(cell), _load(cell)), []).append(cell)
+        kinds.setdefault(_heading(cell), []).append(cell)
     order = list(result["titles"])
     isolation = group == "isolation"
-    rows: list[tuple[str, ...] | None] = []
-    for (what, load), members in kinds.items():
-        if rows:
-            rows.append(None)
+    rows: list[tuple[str, ...]] = []
+    for heading, members in kinds.items():
+        rows.append((heading,))
         for cell in sorted(members, key=lambda cell: order.index(cell["system"])):
             medians = cell["medians"]
-            row = [what, load, result["titles"][cell["system"]], *(show(medians) for show in COLUMNS.values())]
+            row = [result["titles"][cell["system"]], *(show(medians) for show in COLUMNS.values())]
             if isolation:
                 row.append(number(medians.get("beside_requests_per_second")))
             rows.append(tuple(row))
-    columns = ("model", "load", "system", *COLUMNS, *(("slow req/s",) if isolation else ()))
+    columns = ("system", *COLUMNS, *(("slow req/s",) if isolation else ()))
     return Grid(title, columns, rows)
 
 
 def _footprint(result: Result) -> Grid:
-    rows: list[tuple[str, ...] | None] = [
+    rows = [
         (result["titles"][name], number(each["start_seconds"]), number(each["memory_mib"]), number(each["processes"]))
         for name, each in result["systems"].items()
     ]
@@ -153,15 +149,16 @@ def print_tables(result: Result, console: Console) -> None:
         for index, column in enumerate(grid.columns):
             table.add_column(column, justify="left" if _is_text(grid, index) else "right", overflow="fold")
         for row in grid.rows:
-            if row is None:
+            if len(row) == 1:
                 table.add_section()
+                table.add_row(row[0], style="bold")
             else:
                 table.add_row(*row)
         console.print(table)
 
 
 def _is_text(grid: Grid, index: int) -> bool:
-    return index == 0 or grid.columns[index] in {"load", "system", "why"}
+    return index == 0 or grid.columns[index] == "why"
 
 
 def markdown(result: Result) -> str:
@@ -169,9 +166,13 @@ def markdown(result: Result) -> str:
     for grid in grids(result):
         rule = ["---" if _is_text(grid, index) else "---:" for index in range(len(grid.columns))]
         parts += [f"### {grid.title}", "", _row(grid.columns), _row(tuple(rule))]
-        parts += [_row(row) for row in grid.rows if row is not None]
+        parts += [_row(_spread(row, len(grid.columns))) for row in grid.rows]
         parts.append("")
     return "\n".join(parts)
+
+
+def _spread(row: tuple[str, ...], width: int) -> tuple[str, ...]:
+    return (f"**{row[0]}**", *[""] * (width - 1)) if len(row) == 1 else row
 
 
 def _row(cells: tuple[str, ...]) -> str:
@@ -180,7 +181,7 @@ def _row(cells: tuple[str, ...]) -> str:
 
 STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem;color:#222}
 table{border-collapse:collapse;margin:.5rem 0 2rem}td,th{padding:.15rem .7rem;text-align:right;border-bottom:1px solid #eee}
-td.t,th.t{text-align:left}tr.s td{border-top:2px solid #bbb}svg{max-width:100%;height:auto}"""
+td.t,th.t{text-align:left}th[colspan]{padding-top:.8rem}svg{max-width:100%;height:auto}"""
 
 
 def write_page(result: Result, path: Path) -> Path:
@@ -200,14 +201,13 @@ def write_page(result: Result, path: Path) -> Path:
 def _html_rows(grid: Grid) -> str:
     classes = [" class=t" if _is_text(grid, index) else "" for index in range(len(grid.columns))]
     heads = "".join(f"<th{kind}>{html.escape(name)}" for kind, name in zip(classes, grid.columns, strict=True))
-    lines, separated = [f"<tr>{heads}"], False
+    lines = [f"<tr>{heads}"]
     for row in grid.rows:
-        if row is None:
-            separated = True
+        if len(row) == 1:
+            lines.append(f"<tr><th class=t colspan={len(classes)}>{html.escape(row[0])}")
             continue
         cells = "".join(f"<td{kind}>{html.escape(text)}" for kind, text in zip(classes, row, strict=True))
-        lines.append(f"<tr{' class=s' if separated else ''}>{cells}")
-        separated = False
+        lines.append(f"<tr>{cells}")
     return "\n".join(lines)
 
 

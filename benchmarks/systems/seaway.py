@@ -43,7 +43,7 @@ def prepare(placement: str | None) -> Callable[[Launch, dict[str, str]], None]:
         log = (launch.home / "prepare.log").open("w")
         with log, subprocess.Popen(command(launch), env=variables, stdout=log, stderr=log) as server:
             try:
-                _wait_until_it_listens(launch.port, server)
+                _wait_until_ready(launch.port, server)
                 for name in launch.models:
                     _register(launch.port, name, MODELS / name)
                     _deploy(launch.port, name, placement)
@@ -79,14 +79,15 @@ def _deploy(port: int, name: str, placement: str | None) -> None:
         raise RuntimeError(f"Seaway did not deploy {name}: {answer}")
 
 
-def _wait_until_it_listens(port: int, server: subprocess.Popen[bytes]) -> None:
+def _wait_until_ready(port: int, server: subprocess.Popen[bytes]) -> None:
     end = time.monotonic() + START_SECONDS
     while time.monotonic() < end and server.poll() is None:
         try:
-            if _ask(port, "GET", "/v2/health/live", None, {})[0] == http.client.OK:
+            if _ask(port, "GET", "/v2/health/ready", None, {})[0] == http.client.OK:
                 return
         except OSError:
-            time.sleep(0.1)
+            pass
+        time.sleep(0.1)
     raise RuntimeError("Seaway did not start; see prepare.log in its folder under .logs.")
 
 

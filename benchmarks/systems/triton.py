@@ -46,7 +46,9 @@ def prepare(launch: Launch, environment: dict[str, str]) -> None:
     for name in launch.models:
         folder = launch.home / "models" / name
         (folder / "1").mkdir(parents=True, exist_ok=True)
+        # The backend finds modules beside the model only; it ignores PYTHONPATH.
         shutil.copyfile(PEERS / "triton_model.py", folder / "1" / "model.py")
+        shutil.copyfile(PEERS / "common.py", folder / "1" / "common.py")
         (folder / "config.pbtxt").write_text(_configuration(name, launch.cores))
     backend = launch.home / "backends" / "python"
     shutil.rmtree(backend, ignore_errors=True)
@@ -66,7 +68,7 @@ def command(launch: Launch) -> list[str]:
 def environment(launch: Launch) -> dict[str, str]:
     return {
         "PATH": f"{VENVS}/triton/bin:{os.environ['PATH']}",
-        "PYTHONPATH": f"{PEERS}:{_packages()}",
+        "PYTHONPATH": str(_packages()),
         "LD_LIBRARY_PATH": str(_packages() / "nvidia_pytriton.libs"),
     }
 
