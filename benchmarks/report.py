@@ -145,16 +145,26 @@ def summary(result: Result) -> str:
 def print_tables(result: Result, console: Console) -> None:
     console.print(summary(result))
     for grid in grids(result):
-        table = Table(title=grid.title, title_justify="left", title_style="bold")
-        for index, column in enumerate(grid.columns):
-            table.add_column(column, justify="left" if _is_text(grid, index) else "right", overflow="fold")
-        for row in grid.rows:
-            if len(row) == 1:
-                table.add_section()
-                table.add_row(row[0], style="bold")
-            else:
+        console.print(f"\n[bold]{grid.title}")
+        for heading, rows in _parts(grid):
+            table = Table(title=heading, title_justify="left")
+            for index, column in enumerate(grid.columns):
+                table.add_column(column, justify="left" if _is_text(grid, index) else "right", overflow="fold")
+            for row in rows:
                 table.add_row(*row)
-        console.print(table)
+            console.print(table)
+
+
+def _parts(grid: Grid) -> list[tuple[str | None, list[tuple[str, ...]]]]:
+    """The rows under each heading."""
+    parts: list[tuple[str | None, list[tuple[str, ...]]]] = []
+    for row in grid.rows:
+        if len(row) == 1:
+            parts.append((row[0], []))
+        else:
+            parts = parts or [(None, [])]
+            parts[-1][1].append(row)
+    return parts
 
 
 def _is_text(grid: Grid, index: int) -> bool:
