@@ -29,13 +29,11 @@ def measure_limit(model: str, seconds: float) -> dict[str, Any]:
         for process in processes:
             assert process.stdout is not None
             process.stdout.readline()
-        outputs = []
         for process in processes:
             assert process.stdin is not None
             process.stdin.write("go\n")
             process.stdin.flush()
-        for process in processes:
-            outputs.append(json.loads(process.communicate(timeout=seconds + 60)[0]))
+        outputs = [json.loads(process.communicate(timeout=seconds + 60)[0]) for process in processes]
     finally:
         for process in processes:
             if process.poll() is None:

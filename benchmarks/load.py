@@ -3,10 +3,10 @@
     python benchmarks/load.py closed PORT REQUESTS --connections 8 --seconds 2
     python benchmarks/load.py open PORT REQUESTS --rate 300 --seconds 4
 
-REQUESTS is a file that `write_requests` has made. In a closed loop each connection sends its next request when it has the
-reply to the last one; wrk does that faster, this one needs nothing but Python. In an open loop requests are sent at random
-moments of a fixed mean rate, as independent users do, whether or not earlier ones were answered; their time counts from the
-moment they were due.
+REQUESTS is a file that `write_requests` has made. In a closed loop each connection sends its next request when it has
+the reply to the last one; wrk does that faster, this one needs nothing but Python. In an open loop requests are sent at
+random moments of a fixed mean rate, as independent users do, whether or not earlier ones were answered; their time counts
+from the moment they were due.
 """
 
 from __future__ import annotations
@@ -151,6 +151,12 @@ def connect(port: int) -> socket.socket:
     one = socket.create_connection((HOST, port), TIMEOUT_SECONDS)
     one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return one
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])
 
 
 def result(seconds: list[float], errors: int, elapsed: float) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a server costs: the processor time and memory of its processes, which are found by a tag in their environment."""
+"""What a server costs: processor time and memory of its processes, found by a tag in their environment."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The models that every system serves, and the inputs they are asked about. `python benchmarks/models.py` builds them.
 
-Each is a folder under .models: `model.onnx` (with its weights beside it where they are large), `inputs.npz` with one row
+Each is a folder under .models: `model.onnx` (with its weights beside it where they are large), `inputs.npz` with a row
 for each request that is sent in turn, and `expected.npy` with what ONNX Runtime answers to them. `models.json` names
 inputs and outputs for the servers under peers/.
 """
@@ -190,7 +190,8 @@ def build_identity(folder: Path) -> tuple[dict[str, Array], str]:
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, shape)],
     )
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), folder / "model.onnx")
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    onnx.save(model, folder / "model.onnx")
     return {"x": np.random.default_rng(0).random((1, 3, 224, 224), np.float32)}, "y"
 
 

@@ -2,8 +2,8 @@
 
     python benchmarks/report.py benchmarks/results/2026-01-31-some-processor.json [--docs]
 
-prints the tables and writes the page beside the file. --docs also writes docs/benchmark.svg, the plot of the README, and
-the section of docs/benchmarks.md between its two marks.
+prints the tables and writes the page beside the file. --docs also writes docs/benchmark.svg, the plot of the README,
+and the section of docs/benchmarks.md between its two marks.
 """
 
 from __future__ import annotations
@@ -133,9 +133,9 @@ def summary(result: Result) -> str:
     ]
     return (
         f"{result['date']}, commit {result['commit']}, {machine['processor']}, {machine['cores']} cores, "
-        f"{machine['memory_gib']} GiB, Python {machine['python']}. Medians of {settings['rounds']} interleaved rounds of "
-        f"{settings['window_seconds']:g} s windows; load generator and server share the cores. Other work took at most "
-        f"{max(disturbed, default=0.0):.2f} of a core in the median window of a cell."
+        f"{machine['memory_gib']} GiB, Python {machine['python']}. "
+        f"Medians of {settings['rounds']} interleaved rounds of {settings['window_seconds']:g} s windows; load generator and server share the "
+        f"cores. Other work took at most {max(disturbed, default=0.0):.2f} of a core in the median window of a cell."
     )
 
 
@@ -190,7 +190,8 @@ def _row(cells: tuple[str, ...]) -> str:
 
 
 STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem;color:#222}
-table{border-collapse:collapse;margin:.5rem 0 2rem}td,th{padding:.15rem .7rem;text-align:right;border-bottom:1px solid #eee}
+table{border-collapse:collapse;margin:.5rem 0 2rem}
+td,th{padding:.15rem .7rem;text-align:right;border-bottom:1px solid #eee}
 td.t,th.t{text-align:left}th[colspan]{padding-top:.8rem}svg{max-width:100%;height:auto}"""
 
 
@@ -260,7 +261,8 @@ def plot(result: Result) -> str:
         return ""
     mpl.rcParams["svg.hashsalt"] = "benchmark"
     mpl.rcParams["font.family"] = "sans-serif"
-    figure, axes = pyplot.subplots(1, len(panels), figsize=(4.6 * len(panels), 2.9), squeeze=False, layout="constrained")
+    size = (4.6 * len(panels), 2.9)
+    figure, axes = pyplot.subplots(1, len(panels), figsize=size, squeeze=False, layout="constrained")
     for axis, (title, values) in zip(axes[0], panels, strict=True):
         names = sorted(values, key=lambda name, of=values: of[name], reverse=True)
         bars = axis.barh(

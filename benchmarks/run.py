@@ -1,9 +1,9 @@
 """Measures Seaway, other servers and what is possible, in interleaved rounds on this machine. `make bench` calls it.
 
-    benchmarks/.venvs/bench/bin/python benchmarks/run.py [--quick] [--rounds 5] [--systems a,b] [--only tabular,isolation]
+    benchmarks/.venvs/bench/bin/python benchmarks/run.py [--quick] [--rounds 5] [--systems A,B] [--only A,B]
 
-scripts/setup_benchmarks makes the environments and the models first. Only 127.0.0.1 is asked, each window is bounded, and no
-process is left.
+scripts/setup_benchmarks makes the environments and the models first. Only 127.0.0.1 is asked, each window is bounded, and
+no process is left.
 """
 
 from __future__ import annotations
@@ -223,7 +223,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="one round of 1 s windows, tabular model only")
     parser.add_argument("--favour", action="store_true", help="put servers before other users' processes (needs root)")
     parser.add_argument("--json", action="store_true", help="print the result as JSON instead of tables")
-    parser.add_argument("--output", type=Path, default=RESULTS, help="folder for the result, default benchmarks/results")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="where to write; default benchmarks/results")
     given = parser.parse_args(arguments)
     if given.rounds < 1 or given.window < 1:
         parser.error("--rounds and --window are at least 1.")

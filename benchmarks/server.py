@@ -36,9 +36,7 @@ class StartError(RuntimeError):
 def free_ports() -> int:
     """The first of three free ports in a row: some servers want more than one."""
     for _ in range(100):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = int(probe.getsockname()[1])
+        port = load.free_port()
         with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
             for offset in range(3):
                 one = stack.enter_context(socket.socket())

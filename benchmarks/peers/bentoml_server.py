@@ -16,7 +16,7 @@ class Models:
         return self.sessions[name].run(OUTPUTS[name], feeds(name, values))[0]
 
     @bentoml.api
-    def tabular(self, X: np.ndarray) -> np.ndarray:  # noqa: N803
+    def tabular(self, X: np.ndarray) -> np.ndarray:
         return self.run("tabular", X=X)
 
     @bentoml.api

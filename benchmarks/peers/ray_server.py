@@ -15,7 +15,7 @@ QUIET = {"enable_access_log": False, "log_level": "ERROR"}
 )
 class Model:
     def __init__(self, name):
-        import common
+        import common  # noqa: PLC0415 - in the replica, which is another process
 
         self.name = name
         self.common = common

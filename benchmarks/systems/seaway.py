@@ -9,16 +9,14 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
+from benchmarks.http_client import ask, register
 from benchmarks.measure import TAG
 from benchmarks.models import MODELS
 from benchmarks.paths import ROOT, VENVS, python
 from benchmarks.systems.base import ALL_MODELS, Launch, System, v2
 
 START_SECONDS = 120.0
-BOUNDARY = "benchmark"
 
 
 def command(launch: Launch) -> list[str]:
@@ -45,7 +43,7 @@ def prepare(placement: str | None) -> Callable[[Launch, dict[str, str]], None]:
             try:
                 _wait_until_ready(launch.port, server)
                 for name in launch.models:
-                    _register(launch.port, name, MODELS / name)
+                    register(launch.port, name, MODELS / name)
                     _deploy(launch.port, name, placement)
             finally:
                 server.send_signal(signal.SIGTERM)
@@ -53,28 +51,12 @@ def prepare(placement: str | None) -> Callable[[Launch, dict[str, str]], None]:
     return deployed
 
 
-def _register(port: int, name: str, folder: Path) -> None:
-    """Upload a package: the files that belong to the model, not what the benchmark keeps beside them."""
-    kept = [path for path in sorted(folder.iterdir()) if path.name not in {"inputs.npz", "expected.npy"}]
-    parts = []
-    for path in kept:
-        parts.append(
-            f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="files"; filename="{path.name}"\r\n\r\n'.encode()
-        )
-        parts += [path.read_bytes(), b"\r\n"]
-    body = b"".join([*parts, f"--{BOUNDARY}--\r\n".encode()])
-    headers = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}
-    status, answer = _ask(port, "POST", f"/api/models/{name}/versions", body, headers)
-    if status not in {200, 201}:
-        raise RuntimeError(f"Seaway refused {name}: {answer}")
-
-
 def _deploy(port: int, name: str, placement: str | None) -> None:
     body = {"placement": placement} if placement else {}
-    status, answer = _ask(port, "PUT", f"/api/deployments/{name}?wait=100", json.dumps(body).encode(), {})
+    status, answer = ask(port, "PUT", f"/api/deployments/{name}?wait=100", json.dumps(body).encode())
     if status in {400, 422} and placement:
         print(f"This Seaway takes no placement ({answer.get('error')}); it is deployed without.")
-        status, answer = _ask(port, "PUT", f"/api/deployments/{name}?wait=100", b"{}", {})
+        status, answer = ask(port, "PUT", f"/api/deployments/{name}?wait=100", b"{}")
     if status != http.client.OK or answer.get("state") != "ready":
         raise RuntimeError(f"Seaway did not deploy {name}: {answer}")
 
@@ -83,23 +65,12 @@ def _wait_until_ready(port: int, server: subprocess.Popen[bytes]) -> None:
     end = time.monotonic() + START_SECONDS
     while time.monotonic() < end and server.poll() is None:
         try:
-            if _ask(port, "GET", "/v2/health/ready", None, {})[0] == http.client.OK:
+            if ask(port, "GET", "/v2/health/ready")[0] == http.client.OK:
                 return
         except OSError:
             pass
         time.sleep(0.1)
     raise RuntimeError("Seaway did not start; see prepare.log in its folder under .logs.")
-
-
-def _ask(port: int, method: str, path: str, body: bytes | None, headers: dict[str, str]) -> tuple[int, dict[str, Any]]:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=START_SECONDS)
-    try:
-        connection.request(method, path, body, headers)
-        response = connection.getresponse()
-        content = response.read()
-    finally:
-        connection.close()
-    return response.status, json.loads(content) if content.startswith(b"{") else {}
 
 
 AUTO = System(

@@ -1,4 +1,4 @@
-"""Triton's server, as the wheel of PyTriton brings it: its C++ core with the Python backend, on which ONNX Runtime runs.
+"""Triton's server, as the wheel of PyTriton brings it: the C++ core with its Python backend, which runs ONNX Runtime.
 
 NVIDIA publishes Triton with its ONNX Runtime backend in containers only, so that one is not measured here.
 """
