@@ -5,7 +5,7 @@
 
 Needs only what the tests need. A server that does nothing but answer (uvicorn, peers/constant.py) and Seaway serve in
 turn, in short windows, the same requests of the same load generator, which runs in a process of its own. Only their
-processor time counts, so that a slow or busy machine changes both; of the ratios of the windows, the median is compared.
+processor time counts, so that a slow or busy machine changes both; the median of the windows' ratios is compared.
 """
 
 from __future__ import annotations

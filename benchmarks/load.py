@@ -5,8 +5,8 @@
 
 REQUESTS is a file that `write_requests` has made. In a closed loop each connection sends its next request when it has
 the reply to the last one; wrk does that faster, this one needs nothing but Python. In an open loop requests are sent at
-random moments of a fixed mean rate, as independent users do, whether or not earlier ones were answered; their time counts
-from the moment they were due.
+random moments of a fixed mean rate, as independent users do, whether or not earlier ones were answered; their time
+counts from the moment they were due.
 """
 
 from __future__ import annotations

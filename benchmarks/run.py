@@ -2,8 +2,8 @@
 
     benchmarks/.venvs/bench/bin/python benchmarks/run.py [--quick] [--rounds 5] [--systems A,B] [--only A,B]
 
-scripts/setup_benchmarks makes the environments and the models first. Only 127.0.0.1 is asked, each window is bounded, and
-no process is left.
+scripts/setup_benchmarks makes the environments and the models first. Only 127.0.0.1 is asked, each window is bounded,
+and no process is left.
 """
 
 from __future__ import annotations
@@ -251,13 +251,9 @@ def plan_of(given: argparse.Namespace) -> tuple[Plan, dict[str, str]]:
         wanted = [*DEFAULT, *(MORE if given.all else ())]
     groups = given.only or (QUICK_GROUPS if given.quick else tuple(GROUPS))
     asked = [system for system in wanted if cells_of(system, groups)]
-    missing = {
-        system.name: f"not installed; run scripts/setup_benchmarks {system.venv}"
-        for system in asked
-        if not system.installed
-    }
+    missing = {system.name: system.missing for system in asked if system.missing}
     plan = Plan(
-        systems=tuple(system for system in asked if system.installed),
+        systems=tuple(system for system in asked if not system.missing),
         groups=groups,
         rounds=1 if given.quick else given.rounds,
         window=1.0 if given.quick else given.window,

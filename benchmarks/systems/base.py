@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from benchmarks.paths import MODELS, PEERS, python
+from benchmarks.paths import MODELS, PEERS, VENVS
 
 JSON_MODELS = ("tabular", "minilm", "minilm_int8", "slow", "vision")
 ALL_MODELS = (*JSON_MODELS, "identity")
@@ -59,8 +59,15 @@ class System:
     """The distribution whose version is reported."""
 
     @property
-    def installed(self) -> bool:
-        return Path(python(self.venv)).exists()
+    def missing(self) -> str:
+        """Why it can't be measured here; nothing when it can."""
+        if (VENVS / self.venv / ".made").exists():
+            return ""
+        log = VENVS / f"{self.venv}.log"
+        errors = [line for line in log.read_text().splitlines() if line.startswith("ERROR")] if log.exists() else []
+        if errors:
+            return f"did not install: {errors[0].removeprefix('ERROR: ')[:200]}"
+        return f"not installed; run scripts/setup_benchmarks {self.venv}"
 
 
 def v2(model: str) -> str:
