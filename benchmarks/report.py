@@ -131,8 +131,8 @@ def summary(result: Result) -> str:
     disturbed = [cell["medians"].get("cores_taken_by_others", 0.0) for cell in result["cells"] if not cell["beside"]]
     return (
         f"{result['date']}, commit {result['commit']}, {machine['processor']}, {machine['cores']} cores, "
-        f"{machine['memory_gib']} GiB, Python {machine['python']}. Medians of {settings['rounds']} interleaved rounds of "
-        f"{settings['window_seconds']:g} s windows; load generator and server share the cores. "
+        f"{machine['memory_gib']} GiB, Python {machine['python']}. Medians of {settings['rounds']} interleaved rounds "
+        f"of {settings['window_seconds']:g} s windows; load generator and server share the cores. "
         f"Other work took at most {max(disturbed, default=0.0):.2f} cores in the median window of a cell."
     )
 

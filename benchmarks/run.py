@@ -59,7 +59,7 @@ class Plan:
 
     @property
     def limits(self) -> list[str]:
-        wanted = {cell.model for cell in CELLS if cell.group in self.groups}
+        wanted = models_of([cell for cell in CELLS if cell.group in self.groups])
         return [model for model in limit.MODELS if self.limit and model in wanted]
 
     def seconds(self, system: System) -> float:

@@ -13,7 +13,7 @@ def command(launch: Launch) -> list[str]:
 
 SYSTEM = System(
     name="constant",
-    title="constant answer (uvicorn)",
+    title="constant answer",
     venv="fastapi",
     command=command,
     json_wire="oip",

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 
@@ -55,7 +56,7 @@ def _deploy(port: int, name: str, placement: str | None) -> None:
     body = {"placement": placement} if placement else {}
     status, answer = ask(port, "PUT", f"/api/deployments/{name}?wait=100", json.dumps(body).encode())
     if status in {400, 422} and placement:
-        print(f"This Seaway takes no placement ({answer.get('error')}); it is deployed without.")
+        print(f"This Seaway takes no placement ({answer.get('error')}); it is deployed without.", file=sys.stderr)
         status, answer = ask(port, "PUT", f"/api/deployments/{name}?wait=100", b"{}")
     if status != http.client.OK or answer.get("state") != "ready":
         raise RuntimeError(f"Seaway did not deploy {name}: {answer}")
@@ -90,7 +91,7 @@ AUTO = System(
 
 WORKER = System(
     name="seaway-worker",
-    title="Seaway, placed in a worker",
+    title="Seaway, in a worker",
     venv="seaway",
     command=command,
     path=v2,
@@ -105,7 +106,7 @@ WORKER = System(
 
 DEBUG = System(
     name="seaway-debug",
-    title="Seaway, log level debug",
+    title="Seaway, debug log",
     venv="seaway",
     command=command,
     path=v2,

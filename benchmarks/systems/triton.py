@@ -75,7 +75,7 @@ def environment(launch: Launch) -> dict[str, str]:
 
 SYSTEM = System(
     name="triton",
-    title="Triton, Python backend",
+    title="Triton (Python)",
     venv="triton",
     command=command,
     path=v2,
