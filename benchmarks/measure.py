@@ -8,6 +8,7 @@ import platform
 import subprocess
 import time
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 TAG = "BENCHMARK_SERVER"
@@ -27,15 +28,48 @@ def tagged(tag: str) -> list[int]:
     return found
 
 
-def cpu_seconds(pids: Iterable[int]) -> float:
-    """User and system time of processes, all their threads included."""
-    ticks = 0
+def cpu_seconds(pids: Iterable[int]) -> dict[int, float]:
+    """User and system time of each process that still runs, all its threads included."""
+    seconds = {}
     for pid in pids:
         with contextlib.suppress(OSError):
             # The second field, a name in parentheses, may hold spaces.
             fields = (PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
-            ticks += int(fields[11]) + int(fields[12])
-    return ticks / _TICKS
+            seconds[pid] = (int(fields[11]) + int(fields[12])) / _TICKS
+    return seconds
+
+
+@dataclass
+class Meter:
+    """Processor time of a server, of the load generators (children that have ended), and of everybody else."""
+
+    tag: str
+    _servers: dict[int, float] = field(default_factory=dict)
+    _children: float = 0.0
+    _machine: float = 0.0
+    _started: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._servers, self._children = cpu_seconds(tagged(self.tag)), _children_seconds()
+        self._machine, self._started = machine_busy_seconds(), time.perf_counter()
+
+    def read(self) -> tuple[float, float]:
+        """Since the meter was made: seconds of the server, and how many cores others took.
+
+        Of a process that has ended meanwhile nothing is known; one that has begun counts whole.
+        """
+        elapsed = time.perf_counter() - self._started
+        machine = machine_busy_seconds() - self._machine
+        server = sum(
+            seconds - self._servers.get(pid, 0.0) for pid, seconds in cpu_seconds(tagged(self.tag)).items()
+        )
+        others = machine - server - (_children_seconds() - self._children)
+        return server, max(0.0, others / elapsed)
+
+
+def _children_seconds() -> float:
+    times = os.times()
+    return times.children_user + times.children_system
 
 
 def memory_mib(pids: Iterable[int]) -> float:
@@ -94,13 +128,3 @@ def commit(root: Path) -> str:
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return name.stdout.strip() + ("+" if changed.stdout.strip() else "")
-
-
-def wait_for_end(tag: str, seconds: float) -> bool:
-    """Whether all tagged processes have ended within `seconds`."""
-    end = time.monotonic() + seconds
-    while tagged(tag):
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.1)
-    return True

@@ -217,16 +217,12 @@ class Server:
             command = load.open_command(self._port, path, cell.level, seconds)
         else:
             command = load.closed_command(self._port, path, cell.level, seconds)
-        pids = measure.tagged(self._tag)
-        server, machine, own = measure.cpu_seconds(pids), measure.machine_busy_seconds(), _children_seconds()
-        began = time.perf_counter()
+        meter = measure.Meter(self._tag)
         answer = self._run(command, seconds)
-        elapsed = time.perf_counter() - began
-        server = measure.cpu_seconds(pids) - server
-        others = measure.machine_busy_seconds() - machine - server - (_children_seconds() - own)
-        answer["cpu_seconds"] = server
-        answer["cpu_seconds_per_1000"] = server * 1000 / answer["requests"] if answer["requests"] else None
-        answer["cores_taken_by_others"] = max(0.0, others / elapsed)
+        spent, others = meter.read()
+        answer["cpu_seconds"] = spent
+        answer["cpu_seconds_per_1000"] = spent * 1000 / answer["requests"] if answer["requests"] else None
+        answer["cores_taken_by_others"] = others
         return answer
 
     def _run(self, command: list[str], seconds: float) -> dict[str, Any]:
@@ -235,8 +231,3 @@ class Server:
     def footprint(self) -> dict[str, float]:
         pids = measure.tagged(self._tag)
         return {"memory_mib": measure.memory_mib(pids), "processes": len(pids)}
-
-
-def _children_seconds() -> float:
-    times = os.times()
-    return times.children_user + times.children_system

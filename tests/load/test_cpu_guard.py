@@ -11,4 +11,7 @@ pytestmark = [pytest.mark.load, pytest.mark.timeout(240)]
 
 def test_a_request_costs_at_most_a_third_more_processor_time_than_the_reference_says() -> None:
     measured = guard.run()
-    assert not guard.verdict(measured.ratio, guard.reference()), measured.as_dict()
+    problem = guard.verdict(measured.ratio, guard.reference())
+    if problem and measured.disturbed:
+        pytest.skip(f"Others were busy on this machine, so that this tells nothing: {measured.as_dict()}")
+    assert not problem, measured.as_dict()
