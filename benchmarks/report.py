@@ -246,19 +246,21 @@ PANELS: tuple[tuple[str, str, dict[str, Any]], ...] = (
 )
 
 
-def plot(result: Result) -> str:
-    """An SVG of bars, empty when the result has nothing for it."""
+def figure_of(result: Result) -> Any:
+    """Bars for each panel that the result has something for; None when there is no such panel."""
     import matplotlib as mpl  # noqa: PLC0415
 
     mpl.use("svg")
     from matplotlib import pyplot  # noqa: PLC0415
 
     panels = [(title, _values(result, name, **wanted)) for title, name, wanted in PANELS]
+    for _, values in panels:
+        values.pop("seaway-debug", None)
     panels = [(title, values) for title, values in panels if values]
     if not panels:
-        return ""
-    mpl.rcParams["svg.hashsalt"] = "benchmark"
-    mpl.rcParams["font.family"] = "sans-serif"
+        return None
+    # Text stays text, and the same figures give the same file.
+    mpl.rcParams.update({"svg.hashsalt": "benchmark", "svg.fonttype": "none", "font.family": "sans-serif"})
     size = (4.6 * len(panels), 2.9)
     figure, axes = pyplot.subplots(1, len(panels), figsize=size, squeeze=False, layout="constrained")
     for axis, (title, values) in zip(axes[0], panels, strict=True):
@@ -273,9 +275,17 @@ def plot(result: Result) -> str:
         axis.spines[["top", "right"]].set_visible(False)
         axis.tick_params(labelsize=8)
         axis.margins(x=0.15)
+    return figure
+
+
+def plot(result: Result) -> str:
+    """The SVG of it; empty when there is nothing to show."""
+    figure = figure_of(result)
+    if figure is None:
+        return ""
     drawing = io.StringIO()
     figure.savefig(drawing, format="svg", metadata={"Date": None, "Creator": None})
-    pyplot.close(figure)
+    figure.clear()
     return re.sub(r"[ \t]+$", "", drawing.getvalue(), flags=re.MULTILINE)
 
 

@@ -191,6 +191,17 @@ def _wrk_version() -> str:
     return found[1] if found else "unknown"
 
 
+def rounded(value: Any) -> Any:
+    """With six significant digits: more are noise."""
+    if isinstance(value, float):
+        return float(f"{value:.6g}")
+    if isinstance(value, dict):
+        return {key: rounded(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [rounded(each) for each in value]
+    return value
+
+
 def whole_result(plan: Plan, results: Results) -> dict[str, Any]:
     today = datetime.datetime.now(tz=datetime.UTC).date().isoformat()
     return {
@@ -305,7 +316,7 @@ def main() -> int:
         except KeyboardInterrupt:
             console.print("Interrupted; nothing is written.")
             return 130
-    result = whole_result(plan, run.results)
+    result = rounded(whole_result(plan, run.results))
     given.output.mkdir(parents=True, exist_ok=True)
     path = given.output / f"{file_name(result)}{'-quick' if given.quick else ''}.json"
     path.write_text(json.dumps(result, indent=1) + "\n")
