@@ -9,11 +9,16 @@ from benchmarks.systems.base import System
 
 ISOLATION_CONNECTIONS = 4
 ISOLATION_RATE = 300
-ISOLATED = ("seaway", "triton", "mosec")
-"""Systems with a fast and a slow model side by side."""
+RESTRICTED = {
+    "isolation": ("seaway", "triton", "mosec"),
+    "unseen": ("seaway", "seaway-worker", "constant"),
+    "settings": ("seaway", "seaway-debug"),
+}
+"""Groups that are measured of some systems only."""
 GROUPS = {
     "tabular": "6 µs model, JSON, closed loop",
     "binary": "6 µs model, binary tensors, closed loop",
+    "settings": "what logging and tracing cost",
     "unseen": "each request with a head never seen before",
     "open": "requests at random moments of a fixed rate",
     "minilm": "sentence vectors of 16 tokens",
@@ -56,7 +61,8 @@ def _closed(group: str, model: str, levels: tuple[int, ...], **more: Any) -> lis
 
 CELLS: tuple[Cell, ...] = (
     *_closed("tabular", "tabular", (1, 8, 32, 128)),
-    Cell("tabular", "tabular", variant="traceparent"),
+    Cell("settings", "tabular"),
+    Cell("settings", "tabular", variant="traceparent"),
     *_closed("unseen", "tabular", (8, 32), variant="unseen"),
     *_closed("binary", "tabular", (1, 32), wire="binary"),
     Cell("open", "tabular", load="open", level=500),
@@ -83,7 +89,7 @@ def cells_of(system: System, groups: tuple[str, ...]) -> list[Cell]:
 def takes(system: System, cell: Cell) -> bool:
     if system.groups is not None and cell.group not in system.groups:
         return False
-    if cell.group == "isolation" and system.name not in ISOLATED:
+    if system.name not in RESTRICTED.get(cell.group, (system.name,)):
         return False
     served = {"json": system.models, "binary": system.binary, "text": system.text}[cell.wire]
     return cell.model in served and (not cell.beside or cell.beside in system.models)

@@ -254,8 +254,6 @@ def figure_of(result: Result) -> Any:
     from matplotlib import pyplot  # noqa: PLC0415
 
     panels = [(title, _values(result, name, **wanted)) for title, name, wanted in PANELS]
-    for _, values in panels:
-        values.pop("seaway-debug", None)
     panels = [(title, values) for title, values in panels if values]
     if not panels:
         return None
