@@ -145,13 +145,16 @@ def running(name: str, command: list[str], port: int, log: Path) -> Iterator[Run
     try:
         yield Running(tag, port)
     finally:
-        process.send_signal(signal.SIGTERM)
-        with contextlib.suppress(subprocess.TimeoutExpired):
+        try:
+            process.send_signal(signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(20)
+        finally:
+            # Also when somebody interrupts the waiting above.
+            for pid in measure.tagged(tag):
+                with contextlib.suppress(OSError):
+                    os.kill(pid, signal.SIGKILL)
             process.wait(20)
-        for pid in measure.tagged(tag):
-            with contextlib.suppress(OSError):
-                os.kill(pid, signal.SIGKILL)
-        process.wait(20)
 
 
 def constant_command(port: int) -> list[str]:

@@ -71,9 +71,14 @@ class Server:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._process is not None and self._process.poll() is None:
-            self._process.send_signal(signal.SIGTERM)
-        if self._tag and not self._reaped(STOP_SECONDS):
+        if not self._tag:
+            return
+        try:
+            if self._process is not None and self._process.poll() is None:
+                self._process.send_signal(signal.SIGTERM)
+            self._reaped(STOP_SECONDS)
+        finally:
+            # Also when somebody interrupts the waiting above.
             for pid in measure.tagged(self._tag):
                 with contextlib.suppress(OSError):
                     os.kill(pid, signal.SIGKILL)
