@@ -32,6 +32,14 @@ docs: dev ## Run what README and docs show, check links and settings
 load: dev ## Short load tests: nothing lost during deploys, memory flat
 	@$(BIN)/python -m pytest -n 0 tests/load
 
+bench: ## Speed, cost and isolation beside other servers: 20 minutes (OPTIONS="--quick" for one)
+	@scripts/setup_benchmarks
+	@benchmarks/.venvs/bench/bin/python benchmarks/run.py $(OPTIONS)
+
+bench-all: ## The same with all servers that install here
+	@scripts/setup_benchmarks all
+	@benchmarks/.venvs/bench/bin/python benchmarks/run.py --all $(OPTIONS)
+
 check: lint types layers ## What must be clean before a commit, besides tests
 
 lint: dev ## Style and likely mistakes
@@ -68,4 +76,4 @@ clean: ## Remove the environment, caches and built files; keeps .seaway
 .venv/.dev: pyproject.toml constraints-dev.txt examples/weights.txt scripts/setup
 	@scripts/setup dev
 
-.PHONY: help run test install dev unit integration conformance docs load check lint fix types layers size build up down clean
+.PHONY: help run test install dev unit integration conformance docs load bench bench-all check lint fix types layers size build up down clean

@@ -1,0 +1,17 @@
+"""What a request costs Seaway, relative to a server that does nothing else than answer."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks import guard
+
+pytestmark = [pytest.mark.load, pytest.mark.timeout(240)]
+
+
+def test_a_request_costs_at_most_a_third_more_processor_time_than_the_reference_says() -> None:
+    measured = guard.run()
+    problem = guard.verdict(measured.ratio, guard.reference())
+    if problem and measured.disturbed:
+        pytest.skip(f"Others were busy on this machine, so that this tells nothing: {measured.as_dict()}")
+    assert not problem, measured.as_dict()
