@@ -118,7 +118,7 @@ class ControlLine:
 
 
 async def _control(settings: Settings, run: Path) -> None:
-    from seaway.api.lane import LaneProtocol  # noqa: PLC0415
+    from seaway.api.guarded import GuardedProtocol  # noqa: PLC0415
     from seaway.api.management import management_app  # noqa: PLC0415 - only control imports the registry
     from seaway.operations import ControlOperations  # noqa: PLC0415
     from seaway.registry import ArtifactStore, Registry  # noqa: PLC0415
@@ -132,7 +132,7 @@ async def _control(settings: Settings, run: Path) -> None:
         log.info("control.leftovers_removed", count=removed)
     controller = Controller(settings, registry, artifacts, run)
     app = management_app(registry, ControlOperations(controller, run, settings), settings)
-    server = uvicorn.Server(_uvicorn_config(app, settings, LaneProtocol, uds=str(run / "control.sock")))
+    server = uvicorn.Server(_uvicorn_config(app, settings, GuardedProtocol, uds=str(run / "control.sock")))
     reconcile = asyncio.create_task(controller.run(), name="reconcile")
     serve = asyncio.create_task(server.serve(), name="api")
     try:

@@ -43,6 +43,7 @@ class Settings(BaseSettings):
     timeout_seconds: float = Field(30.0, gt=0, description="A request's deadline when it brings none.")
     max_body_bytes: int = Field(64 * MIB, ge=1, description="Largest inference body, also once unpacked; more is 413.")
     max_upload_bytes: int = Field(8192 * MIB, ge=1, description="Largest upload, also once unpacked.")
+    head_seconds: float = Field(10.0, gt=0, description="Time for a request's head to arrive.")
     body_seconds: float = Field(30.0, gt=0, description="Longest silence while a body arrives.")
     load_seconds: float = Field(120.0, gt=0, description="A version that isn't ready by then has failed to start.")
     warm_seconds: float = Field(0.0, ge=0, description="How long a replaced version is kept loaded for a rollback.")

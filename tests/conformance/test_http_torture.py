@@ -36,7 +36,7 @@ from support.rawhttp import Answer, RawConnection, exchange
 from support.reference_http import ReferenceServer, read_stream
 from support.torture import BODY_SECONDS, WIDE, Bench, TortureServer, as_expected, check
 
-PLACEMENTS = ["worker"]
+PLACEMENTS = ["worker", "inline"]
 """Where the model `scale` runs; the same must hold for each."""
 
 pytestmark = pytest.mark.timeout(120)

@@ -15,13 +15,13 @@ from typing import Any
 
 import msgspec
 import structlog
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from seaway.api.edge import admits
 from seaway.api.errors import error_parts
+from seaway.api.guarded import GuardedProtocol, response_head
 from seaway.api.infer import asked_timeout, read_header_length, read_timeout
 from seaway.config import Settings
-from seaway.errors import DeadlineExceeded, InvalidRequest, SeawayError
+from seaway.errors import DeadlineExceeded, InvalidRequest, NotFound, Overloaded, SeawayError
 from seaway.serving import messages
 from seaway.serving.arena import MIN_LENT_BYTES, Slot
 from seaway.serving.plane import DataPlane, Flight, InferCall, Prediction
@@ -32,6 +32,7 @@ log = structlog.get_logger()
 
 MAX_HEAD_BYTES = 8192
 MAX_REMEMBERED = 2048
+_READ_AHEAD_BYTES = 1 << 16
 _LONG_HEAD = 1024
 """Longer heads are not remembered, since many of them would take too much memory; nor are those with an id in them."""
 
@@ -127,29 +128,29 @@ class Lane:
         self.debug = settings.log_level == "debug"
 
 
-class LaneProtocol(HttpToolsProtocol):
-    """uvicorn's HTTP, with the lane in front and our shape of error where a request can't even be parsed."""
+class LaneProtocol(GuardedProtocol):
+    """uvicorn's HTTP with the lane in front."""
 
-    lane: Lane | None = None
-    """Set in a subclass made by `protocol_for`; None: everything goes the ordinary way."""
-    _body_seconds = _write_seconds = 30.0
-    _head_seconds, _idle_seconds = 10.0, 75.0
+    lane: Lane
+    """Set in the subclass that `protocol_for` makes."""
+    _body_seconds = 30.0
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._in_message = False
         self._head: Head | None = None
         self._body: list[bytes] = []
         self._missing = 0
         self._flight: Flight | None = None
         self._traceparent = ""
         self._later: list[bytes] = []
+        self._later_bytes = 0
         self._bulk: _Bulk | None = None
         self._sending: Slot | None = None
         self._leaving = False
-        self.active = True
-        """Something was read or answered since `sweep` looked."""
-        self._quiet_since = 0.0
+
+    @property
+    def owes_nothing(self) -> bool:
+        return self._flight is None and super().owes_nothing
 
     # ------------------------------------------------------------------ reading
 
@@ -157,18 +158,24 @@ class LaneProtocol(HttpToolsProtocol):
         self.active = True
         if self._flight is not None or self.flow.write_paused:
             # One request at a time: the next is read when this one is answered and the answer is on its way.
-            self._later.append(data)
-            self.flow.pause_reading()
+            self._keep(data)
         elif self._head is not None:
             self._collect(data)
         else:
             self._read(data)
 
+    def _keep(self, data: bytes) -> None:
+        """Read it later. Some is read ahead, so that a client that leaves is noticed."""
+        self._later.append(data)
+        self._later_bytes += len(data)
+        if self._later_bytes > _READ_AHEAD_BYTES:
+            self.flow.pause_reading()
+
     def _read(self, data: bytes) -> None:
         """Take plain requests from the front of `data`, and give the rest to the parser."""
         lane = self.lane
         while data:
-            if lane is None or self._is_ordinary():
+            if self._is_ordinary():
                 super().data_received(data)
                 return
             end = data.find(b"\r\n\r\n", 0, MAX_HEAD_BYTES) + 4
@@ -187,25 +194,19 @@ class LaneProtocol(HttpToolsProtocol):
             else:
                 self._take(head, data[end:stop], None)
             data = data[stop:]
-            if data and self._flight is not None:
-                self._later.append(data)
-                self.flow.pause_reading()
+            if data and (self._flight is not None or self.flow.write_paused):
+                self._keep(data)
                 return
 
     def _is_ordinary(self) -> bool:
         """Whether the parser has the connection: in the middle of a message, or its answer is not complete."""
         return (
             self._in_message
-            or not self._answered_all
-            or bool(self.pipeline)
+            or self._upgraded
+            or not super().owes_nothing
             or bool(self.server_state.default_headers)  # the server is leaving and says so in each answer
+            or self.transport.is_closing()
         )
-
-    @property
-    def _answered_all(self) -> bool:
-        """Whether what the parser has taken is answered; uvicorn has no cycle before its first request."""
-        cycle: RequestResponseCycle | None = self.cycle
-        return cycle is None or cycle.response_complete
 
     def _collect(self, data: bytes) -> None:
         missing = self._missing - len(data)
@@ -224,7 +225,6 @@ class LaneProtocol(HttpToolsProtocol):
 
     def _begin_large(self, head: Head, first: memoryview) -> None:
         """Receive a large body straight to where it is read: an arena that the version's workers share, if possible."""
-        assert self.lane is not None  # noqa: S101 - narrows the type
         slot = self.lane.plane.lend(head.call, head.length)
         body = slot.body if slot is not None else memoryview(bytearray(head.length))
         body[: len(first)] = first
@@ -241,18 +241,9 @@ class LaneProtocol(HttpToolsProtocol):
         self._head = self._bulk = None
         self._take(bulk.head, bulk.body, bulk.slot)
 
-    def on_message_begin(self) -> None:
-        self._in_message = True
-        super().on_message_begin()
-
-    def on_message_complete(self) -> None:
-        self._in_message = False
-        super().on_message_complete()
-
     # ------------------------------------------------------------------ answering
 
     def _take(self, head: Head, body: bytes | memoryview, slot: Slot | None) -> None:
-        assert self.lane is not None  # noqa: S101 - narrows the type
         call = head.call
         timeout = call.timeout_seconds
         try:
@@ -275,6 +266,7 @@ class LaneProtocol(HttpToolsProtocol):
                 self._write(reply, content, (0, run_ns), version.served.version, prediction_id)
                 return
             if found is not None:
+                self._note(found)
                 self._refuse(found)
                 return
         request = InferCall(
@@ -293,6 +285,7 @@ class LaneProtocol(HttpToolsProtocol):
                 outcome.result.slot.release()
             return
         if isinstance(outcome, SeawayError):
+            self._note(outcome)
             self._refuse(outcome)
         else:
             result, answer = outcome.result, outcome.result.answer
@@ -318,6 +311,8 @@ class LaneProtocol(HttpToolsProtocol):
         if self._leaving:
             more += "connection: close\r\n"
         queue_ns, run_ns = times
+        if self.lane.debug:
+            log.debug("request.finished", prediction_id=prediction_id, trace=self._traceparent, ms=run_ns / 1e6)
         head = (
             f"HTTP/1.1 200 OK\r\ncontent-type: {answer.content_type}\r\n"
             f"server-timing: queue;dur={queue_ns / 1e6:.3f}, batch;dur=0, run;dur={run_ns / 1e6:.3f}\r\n"
@@ -336,21 +331,24 @@ class LaneProtocol(HttpToolsProtocol):
                 self._sent()
         self._answered()
 
+    def _note(self, error: SeawayError) -> None:
+        # What callers do wrong is theirs to know; what the server couldn't do is the operator's.
+        write = log.debug if isinstance(error, (InvalidRequest, NotFound, Overloaded)) else log.warning
+        write("request.refused", trace=self._traceparent, code=error.code, reason=str(error))
+
     def _refuse(self, error: SeawayError, *, close: bool = False) -> None:
         self._leaving = self._leaving or close
         status, headers, body = error_parts(error)
-        self._leaving = self._leaving or headers.pop("Connection", "") == "close"
-        lines = [f"{name.lower()}: {value}\r\n" for name, value in headers.items()]
+        self._leaving = self._leaving or headers.get("Connection") == "close"
         if self._leaving:
-            lines.append("connection: close\r\n")
-        head = f"HTTP/1.1 {status}\r\ncontent-type: application/json\r\n{''.join(lines)}content-length: {len(body)}"
-        self.transport.write(f"{head}\r\n\r\n".encode() + body)
+            headers["Connection"] = "close"
+        self.transport.write(response_head(status, headers, len(body)) + body)
         self._answered()
 
     def _answered(self) -> None:
         self.server_state.total_requests += 1
         self.active = True
-        if self._leaving:
+        if self._leaving or (self._half_closed and not self._later):
             self.transport.close()
 
     def _go_on(self) -> None:
@@ -359,8 +357,10 @@ class LaneProtocol(HttpToolsProtocol):
             return
         self.flow.resume_reading()
         if self._later:
-            data, self._later = b"".join(self._later), []
+            data, self._later, self._later_bytes = b"".join(self._later), [], 0
             self._read(data)
+            if self._half_closed and self.owes_nothing:
+                self.transport.close()
 
     # ------------------------------------------------------------------ the connection's life
 
@@ -393,34 +393,15 @@ class LaneProtocol(HttpToolsProtocol):
         else:
             super().shutdown()
 
-    def sweep(self, now: float) -> None:
-        """Close the connection if nothing has happened on it for too long. Called about once a second."""
-        if self.active:
-            self.active, self._quiet_since = False, now
-            return
-        quiet = now - self._quiet_since
-        if self._head is not None:
-            if quiet > self._body_seconds:
-                self._head, self._body = None, []
-                if self._bulk is not None:
-                    self.transport.set_protocol(self)
-                text = f"Nothing of the body came for {self._body_seconds:g} s (body_seconds)."
-                self._refuse(DeadlineExceeded(text), close=True)
-        elif self.flow.write_paused:
-            if quiet > self._write_seconds:
-                log.info("gateway.slow_reader")
-                self.transport.abort()
-        elif self._flight is None and self._answered_all:
-            limit = self._head_seconds if self._in_message else self._idle_seconds
-            if quiet > limit:
-                self.transport.close()
-
-    def send_400_response(self, msg: str) -> None:
-        text = f"{msg.rstrip('.')}: the request line, a header or the framing is broken."
-        body = msgspec.json.encode({"error": text})
-        head = b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\nconnection: close\r\n"
-        self.transport.write(head + b"content-length: %d\r\n\r\n" % len(body) + body)
-        self.transport.close()
+    def sweep_quiet(self, seconds: float) -> None:
+        if self._head is None:
+            super().sweep_quiet(seconds)
+        elif seconds > self._body_seconds:
+            self._head, self._body = None, []
+            if self._bulk is not None:
+                self.transport.set_protocol(self)
+            text = f"Nothing of the body came for {self._body_seconds:g} s (body_seconds)."
+            self._refuse(DeadlineExceeded(text), close=True)
 
 
 class _Bulk(asyncio.BufferedProtocol):
@@ -442,8 +423,8 @@ class _Bulk(asyncio.BufferedProtocol):
         if self._filled == len(self.body):
             self._lane.end_large(self)
 
-    def eof_received(self) -> None:
-        self._lane.eof_received()
+    def eof_received(self) -> bool:
+        return self._lane.eof_received()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._lane.connection_lost(exc)
@@ -458,6 +439,8 @@ class _Bulk(asyncio.BufferedProtocol):
 def protocol_for(plane: DataPlane, settings: Settings) -> type[LaneProtocol]:
     """The protocol class of one gateway's connections."""
     content = {
-        "lane": Lane(plane, settings), "_body_seconds": settings.body_seconds, "_write_seconds": settings.body_seconds,
+        "lane": Lane(plane, settings),
+        "head_seconds": settings.head_seconds, "_body_seconds": settings.body_seconds,
+        "write_seconds": settings.body_seconds,
     }  # fmt: skip
     return type("GatewayProtocol", (LaneProtocol,), content)

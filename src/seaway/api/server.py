@@ -15,7 +15,7 @@ from pathlib import Path
 import structlog
 import uvicorn
 
-from seaway.api.lane import LaneProtocol
+from seaway.api.guarded import GuardedProtocol
 
 log = structlog.get_logger()
 
@@ -127,7 +127,7 @@ class GatewayServer(uvicorn.Server):
             await asyncio.sleep(_SWEEP_SECONDS)
             now = time.monotonic()
             for connection in list(self.server_state.connections):
-                if isinstance(connection, LaneProtocol):
+                if isinstance(connection, GuardedProtocol):
                     connection.sweep(now)
             self._census.set(len(self.server_state.connections))
             self.every_second()

@@ -124,6 +124,8 @@ class Engine:
 
     number: int
     current: Request | None = None
+    stopping: Request | None = None
+    """What `terminated_ns` is about: when this run was told to end."""
     terminated_ns: int = 0
 
 
@@ -147,6 +149,8 @@ class Worker:
         self._solo: tuple[Engine, Predictor] | None = None
         self._unflushed: list[Connection] = []
         self._something_runs = threading.Event()
+        self._io = threading.RLock()
+        """Sockets and selector: the main thread's, but for a solo worker that runs something long."""
 
     # ------------------------------------------------------------------ life
 
@@ -166,18 +170,20 @@ class Worker:
             solo = self._solo
             if solo is not None and not self._queue.empty():
                 self._work_through(*solo)
-                self._flush_batches()
-                self._look(0)
+                with self._io:
+                    self._flush_batches()
+                    self._look(0)
             else:
-                self._flush_batches()
-                self._look(self._timeout())
-                self._watch(time.monotonic_ns())
+                with self._io:
+                    self._flush_batches()
+                    self._look(self._timeout())
+                    self._watch(time.monotonic_ns())
         for _ in self._engines:
             self._queue.put(None)
         return 0 if self._phase != "failed" else 1
 
     def _look(self, timeout: float) -> None:
-        """Wait so long for frames, and read them."""
+        """Wait so long for frames, and read them. Called with `_io` held where there is a second thread."""
         for key, mask in self._selector.select(timeout):
             if isinstance(key.data, Connection):
                 self._serve(key.data, mask)
@@ -410,14 +416,14 @@ class Worker:
         for engine in self._engines:
             request = engine.current
             if request is None or not (request.cancelled or now > request.deadline_ns):
-                engine.terminated_ns = 0
                 continue
             self._stop_run(engine, request, now)
         self._publish()
 
     def _stop_run(self, engine: Engine, request: Request, now: int) -> None:
+        if engine.stopping is not request:
+            engine.stopping, engine.terminated_ns = request, now
         request.handle.terminate()
-        engine.terminated_ns = engine.terminated_ns or now
         if now - engine.terminated_ns > STUCK_SECONDS * 1e9:
             log.error("worker.stuck", engine=engine.number, prediction_id=request.meta.prediction_id)
             os._exit(70)
@@ -484,21 +490,24 @@ class Worker:
         self._unflushed.clear()
 
     def _watch_solo(self, engine: Engine) -> None:
-        """End the runs of the main thread that overstay, and speak for it meanwhile. Called in a thread of its own."""
-        idle = 0
+        """Do the main thread's other work while it runs something long. Called in a thread of its own."""
+        idle, tick = 0, threading.Event()
         while True:
             if idle > _IDLE_TICKS:
                 self._something_runs.clear()
                 self._something_runs.wait()
                 idle = 0
-            threading.Event().wait(_TICK_SECONDS)
+            before = engine.current
+            tick.wait(_TICK_SECONDS)
             request = engine.current
             idle = 0 if request is not None else idle + 1
-            now = time.monotonic_ns()
-            if request is not None and now > request.deadline_ns:
-                self._stop_run(engine, request, now)
-            if request is not None and now - request.arrived_ns > 1e9:
-                self._tell_control()
+            if request is None or request is not before:
+                continue
+            with self._io:
+                if engine.current is request:
+                    self._look(0)
+                    self._flush_batches()
+                    self._watch(time.monotonic_ns())
 
     def _skip(self, request: Request, queue_ns: int) -> None:
         """Drop a request that nobody waits for any more; it never reaches the model."""
@@ -551,9 +560,10 @@ class Worker:
 
     def _send(self, connection: Connection, parts: list[messages.Buffer]) -> None:
         if self._solo is not None:
-            if not connection.batch:
-                self._unflushed.append(connection)
-            connection.batch += parts
+            with self._io:
+                if not connection.batch:
+                    self._unflushed.append(connection)
+                connection.batch += parts
         elif connection.send(parts):
             self._unsent.append(connection)
             with contextlib.suppress(BlockingIOError):
