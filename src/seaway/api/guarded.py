@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 import structlog
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 log = structlog.get_logger()
 
@@ -54,12 +54,13 @@ class GuardedProtocol(HttpToolsProtocol):
         self._chunk_bytes = 0
         self._upgraded = False
         self._half_closed = False
+        self._owed = 0
+        """Requests that went to the application and are not answered."""
 
     @property
     def owes_nothing(self) -> bool:
-        """Whether every request that was read is answered; uvicorn has no cycle before its first request."""
-        cycle: RequestResponseCycle | None = self.cycle
-        return (cycle is None or cycle.response_complete) and not self.pipeline
+        """Whether every request that was read is answered."""
+        return self._owed == 0
 
     # ------------------------------------------------------------------ parsing
 
@@ -91,6 +92,7 @@ class GuardedProtocol(HttpToolsProtocol):
             self.refuse(400, "Upgrades are not offered here; send the request without the header Upgrade.")
             self._upgraded = True
             return
+        self._owed += 1
         super().on_headers_complete()
         if self.parser.should_upgrade():
             # Whatever follows is meant for another protocol.
@@ -139,6 +141,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         self.active = True
+        self._owed -= 1
         super().on_response_complete()
         if self._half_closed and self.owes_nothing and not self.transport.is_closing():
             self.transport.close()

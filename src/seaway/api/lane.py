@@ -9,8 +9,8 @@ stricter than HTTP, and must never be more permissive.
 from __future__ import annotations
 
 import asyncio
-import random
 import re
+from random import getrandbits
 from typing import Any
 
 import msgspec
@@ -24,6 +24,7 @@ from seaway.config import Settings
 from seaway.errors import DeadlineExceeded, InvalidRequest, NotFound, Overloaded, SeawayError
 from seaway.serving import messages
 from seaway.serving.arena import MIN_LENT_BYTES, Slot
+from seaway.serving.inline import InlineVersion
 from seaway.serving.plane import DataPlane, Flight, InferCall, Prediction
 from seaway.serving.predictor import Reply
 from seaway.telemetry.trace import next_traceparent
@@ -150,7 +151,7 @@ class LaneProtocol(GuardedProtocol):
 
     @property
     def owes_nothing(self) -> bool:
-        return self._flight is None and super().owes_nothing
+        return self._flight is None and self._owed == 0
 
     # ------------------------------------------------------------------ reading
 
@@ -175,7 +176,8 @@ class LaneProtocol(GuardedProtocol):
         """Take plain requests from the front of `data`, and give the rest to the parser."""
         lane = self.lane
         while data:
-            if self._is_ordinary():
+            if self._in_message or self._owed or self.server_state.default_headers or self._upgraded or self._leaving:
+                # The parser has the connection, or is to have it: a server that leaves says so in each answer.
                 super().data_received(data)
                 return
             end = data.find(b"\r\n\r\n", 0, MAX_HEAD_BYTES) + 4
@@ -197,16 +199,6 @@ class LaneProtocol(GuardedProtocol):
             if data and (self._flight is not None or self.flow.write_paused):
                 self._keep(data)
                 return
-
-    def _is_ordinary(self) -> bool:
-        """Whether the parser has the connection: in the middle of a message, or its answer is not complete."""
-        return (
-            self._in_message
-            or self._upgraded
-            or not super().owes_nothing
-            or bool(self.server_state.default_headers)  # the server is leaving and says so in each answer
-            or self.transport.is_closing()
-        )
 
     def _collect(self, data: bytes) -> None:
         missing = self._missing - len(data)
@@ -245,6 +237,12 @@ class LaneProtocol(GuardedProtocol):
 
     def _take(self, head: Head, body: bytes | memoryview, slot: Slot | None) -> None:
         call = head.call
+        self._traceparent = next_traceparent(head.traceparent, getrandbits)
+        plane = self.lane.plane
+        if slot is None:
+            version = plane.find_inline(call, head.length)
+            if version is not None and self._take_inline(version, call, bytes(body)):
+                return
         timeout = call.timeout_seconds
         try:
             if timeout is None and call.protocol == "infer":
@@ -254,21 +252,6 @@ class LaneProtocol(GuardedProtocol):
                 slot.release()
             self._refuse(error)
             return
-        plane = self.lane.plane
-        self._traceparent = next_traceparent(head.traceparent, random.getrandbits)
-        version = plane.find_inline(call, head.length) if slot is None else None
-        if version is not None:
-            found = plane.answer_inline(version, call, bytes(body))
-            if isinstance(found, tuple):
-                reply, prediction_id, run_ns = found
-                chunks = reply.chunks
-                content = chunks[0] if len(chunks) == 1 else b"".join(chunks)
-                self._write(reply, content, (0, run_ns), version.served.version, prediction_id)
-                return
-            if found is not None:
-                self._note(found)
-                self._refuse(found)
-                return
         request = InferCall(
             call.model, call.version, call.protocol, body, timeout, call.key, call.header_length,
             call.content_type, call.content_encoding, call.accept_encoding, slot,
@@ -276,6 +259,36 @@ class LaneProtocol(GuardedProtocol):
         flight = plane.start(request, self._answer)
         if not flight.over:
             self._flight = flight
+
+    def _take_inline(self, version: InlineVersion, call: InferCall, body: bytes) -> bool:
+        """Answer here and now; False: a worker should, or the request says more than the lane looks at."""
+        if b'"timeout"' in body:
+            return False
+        found = self.lane.plane.answer_inline(version, call, body)
+        if found is None:
+            return False
+        if isinstance(found, SeawayError):
+            self._note(found)
+            self._refuse(found)
+            return True
+        reply, prediction_id, run_ns = found
+        if self._leaving or reply.header_length is not None or reply.content_encoding or self.lane.debug:
+            content = b"".join(reply.chunks)
+            self._write(reply, content, (0, run_ns), version.served.version, prediction_id)
+            return True
+        self.transport.write(
+            b"HTTP/1.1 200 OK\r\ncontent-type: %b\r\nserver-timing: queue;dur=0, batch;dur=0, run;dur=%.3f\r\n"
+            b"seaway-version: %d\r\nseaway-prediction-id: %b\r\ntraceparent: %b\r\ncontent-length: %d\r\n\r\n%b"
+            % (
+                reply.content_type.encode(), run_ns / 1e6, version.served.version, prediction_id.encode(),
+                self._traceparent.encode(), reply.n_bytes, bytes(reply.chunks[0]),
+            )
+        )  # fmt: skip
+        self.server_state.total_requests += 1
+        self.active = True
+        if self._half_closed and not self._later:
+            self.transport.close()
+        return True
 
     def _answer(self, outcome: Prediction | SeawayError) -> None:
         """Write the answer. Called by the data plane, perhaps before `start` has returned."""
