@@ -69,7 +69,7 @@ class Measured:
 
     @property
     def quietest(self) -> tuple[Pair, ...]:
-        """Busy neighbours cost processes that talk with each other more than one that answers alone."""
+        """Busy neighbours raise the cost of one server more than the other's, by up to a half where this was tried."""
         return tuple(sorted(self.pairs, key=lambda pair: pair.others)[:QUIET_PAIRS])
 
     @property
@@ -137,7 +137,8 @@ def running(name: str, command: list[str], port: int, log: Path) -> Iterator[Run
     """A server for the time of a `with`; then nothing of it is left."""
     tag = f"guard-{name}-{os.getpid()}"
     kept = {key: value for key, value in os.environ.items() if not key.startswith("SEAWAY_")}
-    environment = {**kept, measure.TAG: tag, "SEAWAY_LOG_LEVEL": "info"}
+    # Of this checkout, whichever is installed.
+    environment = {**kept, measure.TAG: tag, "SEAWAY_LOG_LEVEL": "info", "PYTHONPATH": str(ROOT / "src")}
     with log.open("w") as output:
         process = subprocess.Popen(
             command, env=environment, cwd=log.parent, stdin=subprocess.DEVNULL, stdout=output, stderr=output
