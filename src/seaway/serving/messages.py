@@ -5,7 +5,7 @@
     body    the rest
 
 Kinds: PREDICT, LENT and CANCEL from gateways; DRAIN and STATS from control; ANSWER, STATUS and CALIBRATION from the
-worker; HELLO from both. LENT is a PREDICT whose body lies in the gateway's arena: its own is the offset and length there.
+worker; HELLO from both. LENT is a PREDICT whose body lies in the gateway's arena: its own says where.
 Deadlines are nanoseconds of the system-wide monotonic clock, so both sides of a socket mean the same instant.
 """
 
