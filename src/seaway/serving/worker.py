@@ -148,6 +148,7 @@ class Worker:
         self._unsent: deque[Connection] = deque()
         self._solo: tuple[Engine, Predictor] | None = None
         self._unflushed: list[Connection] = []
+        self._pinned = False
         self._something_runs = threading.Event()
         self._io = threading.RLock()
         """Sockets and selector: the main thread's, but for a solo worker that runs something long."""
@@ -168,6 +169,9 @@ class Worker:
         threading.Thread(target=self._load, name="loader", daemon=True).start()
         while not self._finished():
             solo = self._solo
+            if solo is not None and not self._pinned:
+                self._pin(solo[0])
+                self._pinned = True
             if solo is not None and not self._queue.empty():
                 self._work_through(*solo)
                 with self._io:
