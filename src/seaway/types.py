@@ -64,6 +64,10 @@ class Calibration:
     """False for texts, images and tensors of strings."""
     machine: str
     """Processor, cores and the versions of what runs the model: figures of another machine say nothing here."""
+    fixed_size: bool = True
+    """False where a sample may be of any size (a picture, a sequence), so that one sample doesn't stand for all."""
+    model_bytes: int = 0
+    """Size of the version's files."""
 
     @property
     def request_ns(self) -> int:

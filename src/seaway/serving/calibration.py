@@ -25,6 +25,8 @@ INLINE_BODY_BYTES = 16_384
 INLINE_ROWS = 64
 SLOW_RUN_NS = 2_000_000
 """From here on a run leaves Python alone so long that engine threads of one process don't hinder each other."""
+LARGE_MODEL_BYTES = 32 << 20
+"""From here on engines share one process where the run time of a sample is anybody's guess."""
 _ENOUGH_SECONDS, _MANY_RUNS, _FEW_RUNS = 0.1, 500, 3
 _TOO_LONG_SECONDS = 5.0
 
@@ -67,6 +69,8 @@ def measure(predictor: Predictor, package: Path, *, load_seconds: float, machine
         subgraph_operators=tuple(sorted(operators(package, predictor.spec).with_subgraphs)),
         numeric_inputs=predictor.numeric,
         machine=machine,
+        fixed_size=predictor.fixed_size,
+        model_bytes=sum(path.stat().st_size for path in package.rglob("*") if path.is_file()),
     )
 
 
@@ -107,12 +111,15 @@ def choose(calibration: Calibration, *, cores: int, asked: ServingSettings) -> C
             f"run it themselves, and {_layout(processes, engines)} stands by."
         )
         return Choice("inline", processes, engines, why)
-    slow = calibration.run_ns >= SLOW_RUN_NS
+    large = not calibration.fixed_size and calibration.model_bytes >= LARGE_MODEL_BYTES
+    slow = calibration.run_ns >= SLOW_RUN_NS or large
     engines = most_engines(cores, asked)
     processes, engines = _even(asked.processes or (1 if slow else engines), engines)
     reason = "It was asked to run in workers" if wanted == "worker" else f"{obstacle}; it runs in workers"
     if asked.engines or asked.processes:
         how = "as asked"
+    elif large:
+        how = f"its {calibration.model_bytes / 1e6:.0f} MB of weights are shared by the engines of one process"
     elif slow:
         how = f"a run takes {duration(calibration.run_ns)}, so engines can share a process"
     else:
@@ -145,6 +152,8 @@ def _obstacle(calibration: Calibration) -> str | None:
         return f"Its graph has {found}, so how long it runs depends on the input"
     if not calibration.numeric_inputs:
         return "Its inputs are not numbers, and what others cost can't be told from their size"
+    if not calibration.fixed_size:
+        return "Its samples are of any size, so what the next one costs can't be told from one that was measured"
     if calibration.request_ns >= INLINE_NS:
         return f"A sample takes {duration(calibration.request_ns)} of CPU time, not less than {duration(INLINE_NS)}"
     return None

@@ -198,6 +198,11 @@ class Predictor:
         strings = any(spec.datatype == "BYTES" for spec in self.signature.inputs)
         return not (strings or self._input.gives_masks or self._input.takes_bytes)
 
+    @property
+    def fixed_size(self) -> bool:
+        """True when all samples have the same size: no dimension but the one that counts them is variable."""
+        return all(-1 not in spec.shape[1:] and spec.shape != () for spec in self.signature.inputs)
+
     @staticmethod
     def payload(inputs: Any) -> Payload:
         """A request of `/predict` with these inputs."""

@@ -38,6 +38,8 @@ Asked = ServingSettings
         (SLOW, Asked(), 4, ("worker", 1, 4)),
         (LOOP, Asked(), 4, ("worker", 4, 4)),
         (replace(TINY, numeric_inputs=False), Asked(), 4, ("worker", 4, 4)),
+        (replace(TINY, fixed_size=False), Asked(), 4, ("worker", 4, 4)),
+        (replace(TINY, fixed_size=False, model_bytes=90_000_000), Asked(), 4, ("worker", 1, 4)),
         (TEXT, Asked(), 4, ("worker", 1, 4)),
         # what is asked for wins
         (TINY, Asked(placement="worker"), 4, ("worker", 4, 4)),
