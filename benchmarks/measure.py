@@ -60,9 +60,7 @@ class Meter:
         """
         elapsed = time.perf_counter() - self._started
         machine = machine_busy_seconds() - self._machine
-        server = sum(
-            seconds - self._servers.get(pid, 0.0) for pid, seconds in cpu_seconds(tagged(self.tag)).items()
-        )
+        server = sum(seconds - self._servers.get(pid, 0.0) for pid, seconds in cpu_seconds(tagged(self.tag)).items())
         others = machine - server - (_children_seconds() - self._children)
         return server, max(0.0, others / elapsed)
 

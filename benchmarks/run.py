@@ -243,9 +243,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     return given
 
 
-def _chosen(
-    parser: argparse.ArgumentParser, option: str, text: str | None, known: list[str]
-) -> tuple[str, ...] | None:
+def _chosen(parser: argparse.ArgumentParser, option: str, text: str | None, known: list[str]) -> tuple[str, ...] | None:
     if text is None:
         return None
     names = tuple(name for name in text.split(",") if name)

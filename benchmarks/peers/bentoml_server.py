@@ -5,9 +5,7 @@ import numpy as np
 from common import CORES, NAMES, OUTPUTS, PORT, feeds, session
 
 
-@bentoml.service(
-    workers=CORES, traffic={"timeout": 60}, logging={"access": {"enabled": False}}, http={"port": PORT}
-)
+@bentoml.service(workers=CORES, traffic={"timeout": 60}, logging={"access": {"enabled": False}}, http={"port": PORT})
 class Models:
     def __init__(self):
         self.sessions = {name: session(name) for name in NAMES}

@@ -31,7 +31,5 @@ class OnnxModel(Model):
 
 
 if __name__ == "__main__":
-    server = ModelServer(
-        http_port=PORT, grpc_port=PORT + 1, workers=CORES, enable_grpc=False, access_log_format=None
-    )
+    server = ModelServer(http_port=PORT, grpc_port=PORT + 1, workers=CORES, enable_grpc=False, access_log_format=None)
     server.start([OnnxModel(name) for name in NAMES])

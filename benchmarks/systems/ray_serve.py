@@ -17,6 +17,4 @@ def environment(launch: Launch) -> dict[str, str]:
     }
 
 
-SYSTEM = System(
-    name="ray", title="Ray Serve", venv="ray", command=command, environment=environment, package="ray"
-)
+SYSTEM = System(name="ray", title="Ray Serve", venv="ray", command=command, environment=environment, package="ray")

@@ -153,6 +153,9 @@ def main(arguments: list[str]) -> int:
     settings = Settings.from_json(run / "settings.json")
     faults.arm(settings.kill_point_file)
     logs.configure(role, settings.log_level, settings.log_format, file=settings.log_file)
+    if role == "gateway":
+        # What runs inline must not make the system look for a victim: it is refused the memory, and its worker asked.
+        process.limit_memory(settings.worker_memory_bytes or int(process.total_memory_bytes() * 0.8))
     if role == "control":
         uvloop.run(_control(settings, run))
     else:

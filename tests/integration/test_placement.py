@@ -231,3 +231,82 @@ def test_control_that_dies_finds_the_placement_again(tmp_path: Path) -> None:
         wait_until(lambda: (live(one, "tiny") or {}).get("choice"), 10, one.stderr)
         assert live(one, "tiny")["choice"]["placement"] == "inline"
         assert published(one, "tiny") == before
+
+
+def ran_inline(response: httpx.Response) -> bool:
+    """A worker's answer says how long the request waited there; a gateway runs it at once."""
+    assert response.status_code == httpx.codes.OK, response.text
+    return response.headers["server-timing"].startswith("queue;dur=0,")
+
+
+def test_an_inline_version_leaves_large_bodies_and_many_rows_to_its_worker(
+    server: SeawayServer, tmp_path: Path
+) -> None:
+    scale(server, "sized", tmp_path, 4.0)
+    server.deploy("sized")
+    one = json.dumps({"inputs": [1, 2, 3]}).encode()
+    wait_until(lambda: ran_inline(server.http.post("/predict/sized", content=one)), 10)
+
+    assert not ran_inline(server.http.post("/predict/sized", content=one + b" " * 16_384))
+    many = server.http.post("/predict/sized", json={"inputs": [[1, 2, 3]] * 100})
+    assert not ran_inline(many)
+    assert many.json()["outputs"] == [[4, 8, 12]] * 100
+    assert ran_inline(server.http.post("/predict/sized", content=one))
+
+
+def test_a_hundred_thousand_rows_for_an_inline_version_hinder_no_other_model(
+    server: SeawayServer, tmp_path: Path
+) -> None:
+    for model in ("flooded", "bystander"):
+        scale(server, model, tmp_path / model, 2.0)
+        server.deploy(model)
+    flood = json.dumps({"inputs": [[1, 2, 3]] * 65_000}).encode()
+    before = {name: pid for name, pid in server.pids.items() if name.startswith("gateway")}
+    assert len(server.http.post("/predict/flooded", content=flood).json()["outputs"]) == 65_000
+    assert server.http.post("/predict/flooded", json={"inputs": [[1, 2, 3]] * 100_000}).status_code == 400
+    assert answer(server, "bystander", [1, 2, 3]) == [2, 4, 6]
+    assert {name: server.pids[name] for name in before} == before
+
+
+def test_both_placements_give_the_same_answers_and_refusals(server: SeawayServer, tmp_path: Path) -> None:
+    for model, placement in (("ashore", "inline"), ("afloat", "worker")):
+        scale(server, model, tmp_path / model, 3.0)
+        server.deploy(model, placement=placement)
+    wait_until(lambda: ran_inline(server.http.post("/predict/ashore", json={"inputs": [1, 2, 3]})), 10)
+    tensor = {"name": "x", "shape": [1, 3], "datatype": "FP32", "data": [1, 2, 3]}
+    for path, body in (
+        ("/predict/{}", {"inputs": [1, 2, 3]}),
+        ("/predict/{}", {"inputs": [[1, 2, 3], [4, 5, 6]]}),
+        ("/predict/{}", {"inputs": [1, 2]}),
+        ("/predict/{}", {"inputs": [1, 2, "3"]}),
+        ("/predict/{}", {"inputs": [1, 2, 3], "more": 1}),
+        ("/predict/{}", {"inputs": [1, 2, 1e39]}),
+        ("/v2/models/{}/infer", {"inputs": [tensor], "id": "mine"}),
+        ("/v2/models/{}/infer", {"inputs": [tensor], "parameters": {"timeout": 1_000_000}}),
+        ("/v2/models/{}/infer", {"inputs": [tensor], "parameters": {"timeout": -1}}),
+        ("/v2/models/{}/infer", {"inputs": [{**tensor, "datatype": "INT32"}]}),
+        ("/v2/models/{}/infer", {"inputs": []}),
+    ):
+        told = []
+        for model in ("ashore", "afloat"):
+            answered = server.http.post(path.format(model), json=body)
+            content = answered.json()
+            content.pop("prediction_id", None)
+            told.append((answered.status_code, json.loads(json.dumps(content).replace(model, "MODEL"))))
+        assert told[0] == told[1], (path, body)
+
+
+def test_the_cpu_time_that_gateways_spend_is_the_model_s(server: SeawayServer, tmp_path: Path) -> None:
+    scale(server, "costly", tmp_path, 5.0)
+    server.deploy("costly")
+    wait_until(lambda: ran_inline(server.http.post("/predict/costly", json={"inputs": [1, 2, 3]})), 10)
+
+    def spent() -> float:
+        series = 'seaway_worker_cpu_seconds_total{model="costly"'
+        lines = server.http.get("/metrics").text.splitlines()
+        return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(series))
+
+    before = spent()
+    for _ in range(64):
+        server.http.post("/predict/costly", json={"inputs": [1, 2, 3]})
+    wait_until(lambda: spent() > before, 10)

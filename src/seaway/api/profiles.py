@@ -110,9 +110,7 @@ def profile_routes(registry: Registry, settings: Settings) -> APIRouter:
         """Begins, and answers at once; `GET` tells how far it is. It takes some 20 s, in a process of low priority."""
         return profiler.start(registry.get_model_version(name, version), actor)
 
-    @router.get(
-        "/{name}/versions/{version}/profile", summary="What a version costs", response_model=schemas.Profile
-    )
+    @router.get("/{name}/versions/{version}/profile", summary="What a version costs", response_model=schemas.Profile)
     def get(name: Name, version: NameOrNumber) -> Json:
         return profiler.describe(registry.get_model_version(name, version))
 

@@ -77,7 +77,10 @@ class Controller:
             run / "launcher.sock", changed=self._woken.set, died=self._on_death, calibrated=self._on_calibrated
         )
         self.gateways = GatewayHub(
-            run, expected=settings.gateways or 1, replace=self.fleet.replace_gateway, demoted=self._on_demoted,
+            run,
+            expected=settings.gateways or 1,
+            replace=self.fleet.replace_gateway,
+            demoted=self._on_demoted,
             spent=self._on_spent,
         )
         self._wishes: dict[str, Wish] = {}

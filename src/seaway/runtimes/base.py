@@ -24,6 +24,8 @@ class Operators:
     """`Conv`; with its domain where that isn't ONNX's own: `ai.onnx.ml.Scaler`."""
     with_subgraphs: frozenset[str]
     """Those that run a graph of their own: how long that takes depends on the input."""
+    value_sized: frozenset[str] = frozenset()
+    """Those whose output may be of any size, as the values of an input say."""
 
 
 class RunHandle:

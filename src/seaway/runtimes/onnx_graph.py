@@ -16,6 +16,15 @@ from seaway.runtimes.base import Operators
 
 CONTROL_FLOW = frozenset({"Loop", "Scan", "If", "SequenceMap"})
 """Run a graph of their own, also where a file hides that graph."""
+VALUE_SIZED = frozenset(
+    {
+        "ConstantOfShape", "Expand", "EyeLike", "OneHot", "Pad", "RandomNormal", "RandomUniform", "Range",
+        "Resize", "SequenceConstruct", "SplitToSequence", "StringSplit", "Tile", "Upsample", "BlackmanWindow", "HammingWindow",
+        "HannWindow", "AffineGrid", "GridSample", "RoiAlign", "MaxRoiPool", "MaxUnpool", "MelWeightMatrix", "DFT", "STFT",
+        "CenterCropPad", "Col2Im",
+    }
+)  # fmt: skip
+"""May make more than they are given: how much depends on the values of an input and not on its size."""
 _MAX_DEPTH = 100  # as protobuf itself
 
 # Fields by message, from onnx.proto: number -> the message that it holds.
@@ -70,7 +79,9 @@ class _Walk:
                 self._with_subgraphs.add(owner)
             todo += [(child, begin, stop, depth + 1, owner) for child, begin, stop in inside]
         flow = {operator for operator in self._all if operator.rpartition(".")[2] in CONTROL_FLOW}
-        return Operators(frozenset(self._all), frozenset(self._with_subgraphs | flow))
+        return Operators(
+            frozenset(self._all), frozenset(self._with_subgraphs | flow), frozenset(self._all & VALUE_SIZED)
+        )
 
     def _inside(self, kind: str, at: int, end: int) -> list[tuple[str, int, int]]:
         """The messages in a message that lead to operators."""

@@ -60,16 +60,18 @@ def measure(predictor: Predictor, package: Path, *, load_seconds: float, machine
         if len(times) >= _FEW_RUNS and elapsed > _ENOUGH_SECONDS:
             break
     prepare, run, encode = (median(step) for step in zip(*times, strict=True))
+    found = operators(package, predictor.spec)
     return Calibration(
         prepare_ns=prepare,
         run_ns=run,
         encode_ns=encode,
         load_seconds=round(load_seconds, 4),
         memory_bytes=process.proportional_memory_bytes(os.getpid()) or 0,
-        subgraph_operators=tuple(sorted(operators(package, predictor.spec).with_subgraphs)),
+        subgraph_operators=tuple(sorted(found.with_subgraphs)),
         numeric_inputs=predictor.numeric,
         machine=machine,
         fixed_size=predictor.fixed_size,
+        value_sized_operators=tuple(sorted(found.value_sized)),
         model_bytes=sum(path.stat().st_size for path in package.rglob("*") if path.is_file()),
     )
 
@@ -150,6 +152,9 @@ def _obstacle(calibration: Calibration) -> str | None:
     if calibration.subgraph_operators:
         found = " and ".join(calibration.subgraph_operators)
         return f"Its graph has {found}, so how long it runs depends on the input"
+    if calibration.value_sized_operators:
+        found = " and ".join(calibration.value_sized_operators)
+        return f"Its graph has {found}, so what a request costs depends on its values"
     if not calibration.numeric_inputs:
         return "Its inputs are not numbers, and what others cost can't be told from their size"
     if not calibration.fixed_size:

@@ -174,7 +174,6 @@ class Flight:
         self._plane.count(served, "ok", outcome.answer, total)
         done(Prediction(outcome, served, self.prediction_id, total))
 
-
     def _give_back(self) -> None:
         """The slot of the body, unless a worker still has it: then the pool waits for that."""
         slot = self._request.slot if self._call is None else self._call.slot

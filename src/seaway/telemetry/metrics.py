@@ -82,7 +82,10 @@ _GAUGES: dict[str, tuple[str, Callable[[VersionGauges], float]]] = {
 
 _COUNTERS: dict[str, tuple[str, Callable[[VersionGauges], float]]] = {
     "seaway_worker_restarts_total": ("Worker processes started anew after a death.", lambda live: live.restarts),
-    "seaway_worker_cpu_seconds_total": ("CPU time of the version's worker processes.", lambda live: live.cpu_seconds),
+    "seaway_worker_cpu_seconds_total": (
+        "CPU time of the version: its workers, and gateways that run it.",
+        lambda live: live.cpu_seconds,
+    ),
 }
 
 _SERVER: dict[str, tuple[str, Callable[[LiveGauges], float]]] = {

@@ -39,6 +39,7 @@ Asked = ServingSettings
         (LOOP, Asked(), 4, ("worker", 4, 4)),
         (replace(TINY, numeric_inputs=False), Asked(), 4, ("worker", 4, 4)),
         (replace(TINY, fixed_size=False), Asked(), 4, ("worker", 4, 4)),
+        (replace(TINY, value_sized_operators=("Range",)), Asked(), 4, ("worker", 4, 4)),
         (replace(TINY, fixed_size=False, model_bytes=90_000_000), Asked(), 4, ("worker", 1, 4)),
         (TEXT, Asked(), 4, ("worker", 1, 4)),
         # what is asked for wins
