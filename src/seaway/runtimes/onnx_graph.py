@@ -18,10 +18,10 @@ CONTROL_FLOW = frozenset({"Loop", "Scan", "If", "SequenceMap"})
 """Run a graph of their own, also where a file hides that graph."""
 VALUE_SIZED = frozenset(
     {
-        "ConstantOfShape", "Expand", "EyeLike", "OneHot", "Pad", "RandomNormal", "RandomUniform", "Range",
-        "Resize", "SequenceConstruct", "SplitToSequence", "StringSplit", "Tile", "Upsample", "BlackmanWindow", "HammingWindow",
-        "HannWindow", "AffineGrid", "GridSample", "RoiAlign", "MaxRoiPool", "MaxUnpool", "MelWeightMatrix", "DFT", "STFT",
-        "CenterCropPad", "Col2Im",
+        "AffineGrid", "BlackmanWindow", "CenterCropPad", "Col2Im", "ConstantOfShape", "DFT", "Expand", "EyeLike",
+        "GridSample", "HammingWindow", "HannWindow", "MaxRoiPool", "MaxUnpool", "MelWeightMatrix", "OneHot", "Pad",
+        "RandomNormal", "RandomUniform", "Range", "Resize", "RoiAlign", "STFT", "SequenceConstruct", "SplitToSequence",
+        "StringSplit", "Tile", "Upsample",
     }
 )  # fmt: skip
 """May make more than they are given: how much depends on the values of an input and not on its size."""
