@@ -382,7 +382,8 @@ class LaneProtocol(GuardedProtocol):
         if self._sending is not None:
             self._sending.release()
             self._sending = None
-            self.transport.set_write_buffer_limits()
+            if not self.transport.is_closing():
+                self.transport.set_write_buffer_limits()
 
     def resume_writing(self) -> None:
         super().resume_writing()

@@ -125,12 +125,17 @@ class GatewayServer(uvicorn.Server):
         """Look after connections that do nothing; a timer for each of them would cost more than their requests."""
         while True:
             await asyncio.sleep(_SWEEP_SECONDS)
-            now = time.monotonic()
-            for connection in list(self.server_state.connections):
-                if isinstance(connection, GuardedProtocol):
-                    connection.sweep(now)
-            self._census.set(len(self.server_state.connections))
-            self.every_second()
+            try:
+                self._look_after(time.monotonic())
+            except Exception:  # one odd connection must not end the care for all others
+                log.exception("gateway.sweep_failed")
+
+    def _look_after(self, now: float) -> None:
+        for connection in list(self.server_state.connections):
+            if isinstance(connection, GuardedProtocol):
+                connection.sweep(now)
+        self._census.set(len(self.server_state.connections))
+        self.every_second()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop accepting, answer each connection's next request with `Connection: close`, then close the idle ones."""
