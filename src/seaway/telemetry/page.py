@@ -24,6 +24,7 @@ import fcntl
 import mmap
 import os
 import struct
+import sys
 import time
 from bisect import bisect_left
 from collections.abc import Callable
@@ -59,7 +60,7 @@ _OK = _OUTCOME_AT["ok"]
 _WORKED = frozenset({"ok", "failed", "deadline"})
 _FIRST_NS = BUCKETS_NS[0]
 _pack_block = struct.Struct(f"{_BLOCK_END - _BLOCK}Q").pack
-_READ_ATTEMPTS = 64
+_READ_ATTEMPTS = 2000
 
 
 class Timings(msgspec.Struct, gc=False):
@@ -305,13 +306,16 @@ def _check(words: memoryview[int], path: Path) -> None:
 
 def _read_slot(words: memoryview[int], slot: int) -> list[int]:
     at = _at(slot)
-    values = words[at : at + _STRIDE].tolist()
+    end = at + _STRIDE
+    copy = b""
     for _ in range(_READ_ATTEMPTS):
-        if values[_SEQUENCE] % 2 == 0 and words[at + _SEQUENCE] == values[_SEQUENCE]:
+        # One copy of bytes is over before a busy writer begins its next record; a list of numbers is not.
+        copy = words[at:end].tobytes()
+        sequence = int.from_bytes(copy[:8], sys.byteorder)
+        if sequence % 2 == 0 and words[at + _SEQUENCE] == sequence:
             break
-        values = words[at : at + _STRIDE].tolist()
     # Else the writer was killed or suspended in the middle of a record: each cell is still true by itself.
-    return values
+    return memoryview(copy).cast("Q").tolist()
 
 
 def _key(values: list[int]) -> tuple[str, int]:
