@@ -23,6 +23,7 @@ from seaway.errors import (
 from seaway.serving import ids, messages
 from seaway.serving.arena import Slot
 from seaway.serving.inline import MAX_GROWTH_BYTES, InlineVersion, Watchdog, resident_bytes
+from seaway.serving.isolation import SLOW_RUN_NS, GatewayIsolation
 from seaway.serving.pool import Call, Pool, Rerouted, Result
 from seaway.serving.predictor import Payload, Reply
 from seaway.serving.router import Router, sticky_point
@@ -205,6 +206,8 @@ class DataPlane:
         self._loading: set[asyncio.Task[None]] = set()
         self._watchdog: Watchdog | None = None
         self._base_bytes: int | None = None
+        self.isolation: GatewayIsolation | None = None
+        """None: nothing is done about slow models beside those that run here."""
         self.on_moved_out: Callable[[ServedVersion, str], None] = lambda served, reason: None
         """Told when a version must not run inline any more, and why."""
 
@@ -309,12 +312,18 @@ class DataPlane:
             return error
         if found is None:
             return None
+        if self.isolation is not None:
+            self.isolation.ran(started)
         reply, input_ns, infer_ns, output_ns = found
         total = time.monotonic_ns() - started
         self._page.series(served.model, served.version).record(
             "ok", Timings(0, 0, input_ns, infer_ns, output_ns, total, reply.rows)
         )
         return reply, prediction_id, input_ns + infer_ns + output_ns
+
+    def has_slow_work(self) -> bool:
+        """Whether workers of a slow model are busy."""
+        return any(pool.has_work(SLOW_RUN_NS) for pool in self._pools.values())
 
     def find_inline(self, request: InferCall, n_bytes: int) -> InlineVersion | None:
         """The version that would answer here, if one may."""

@@ -239,6 +239,11 @@ class Pool:
     def in_flight(self) -> int:
         return len(self._pending) + sum(len(channel.calls) for channel in self._channels.values())
 
+    def has_work(self, run_ns: int) -> bool:
+        """Whether workers whose runs take `run_ns` or longer have unanswered requests, from whichever gateway."""
+        pages = [channel.page for channel in self._channels.values()]
+        return any(page.load > 0 and page.run_ns >= run_ns for page in pages)
+
     async def update(self, served: ServedVersion) -> None:
         """Connect to new workers and let go of those that `served` no longer names."""
         self.served = served
