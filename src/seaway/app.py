@@ -113,7 +113,6 @@ class ControlLine:
 
     def report(self) -> None:
         """Tell control what inline versions cost. Called about once a second."""
-        self._plane.check_growth()
         for served, cpu_ns in self._plane.inline_cpu():
             more = cpu_ns - self._cpu_told.get(served.revision, 0)
             if more > 0 and self._writer is not None:

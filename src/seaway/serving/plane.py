@@ -22,7 +22,7 @@ from seaway.errors import (
 )
 from seaway.serving import ids, messages
 from seaway.serving.arena import Slot
-from seaway.serving.inline import MAX_GROWTH_BYTES, InlineVersion, Watchdog, resident_bytes
+from seaway.serving.inline import InlineVersion, Watchdog
 from seaway.serving.isolation import SLOW_RUN_NS, GatewayIsolation
 from seaway.serving.pool import Call, Pool, Rerouted, Result
 from seaway.serving.predictor import Payload, Reply
@@ -34,6 +34,7 @@ log = structlog.get_logger()
 
 PoolKey = tuple[str, int, int]
 
+_SHORT_SECONDS = 0.01
 _ROUTING_ATTEMPTS = 3
 """A version may be retired between choosing it and reaching it; twice in a row is bad luck, three times is churn."""
 
@@ -205,7 +206,6 @@ class DataPlane:
         self._moved_out: dict[PoolKey, str] = {}
         self._loading: set[asyncio.Task[None]] = set()
         self._watchdog: Watchdog | None = None
-        self._base_bytes: int | None = None
         self.isolation: GatewayIsolation | None = None
         """None: nothing is done about slow models beside those that run here."""
         self.on_moved_out: Callable[[ServedVersion, str], None] = lambda served, reason: None
@@ -247,8 +247,6 @@ class DataPlane:
         """Make a version ready to run here; its workers answer meanwhile, and for good if that fails."""
         if self._watchdog is None:
             self._watchdog = Watchdog(self.move_out)
-        if self._base_bytes is None:
-            self._base_bytes = resident_bytes()
         opened = functools.partial(InlineVersion.open, served, self._watchdog, max_body_bytes=self._max_body_bytes)
         try:
             version = await asyncio.to_thread(opened)
@@ -278,14 +276,6 @@ class DataPlane:
         self._choose_inline()
         log.warning("inline.moved_out", model=served.model, version=served.version, reason=reason)
         self.on_moved_out(served, reason)
-
-    def check_growth(self) -> None:
-        """Move every inline version out when this process has grown too much with them. Called about once a second."""
-        size = resident_bytes() if self._loaded else None
-        if size is None or self._base_bytes is None or size - self._base_bytes < MAX_GROWTH_BYTES:
-            return
-        for version in list(self._loaded.values()):
-            self.move_out(version.served, f"the gateway has grown by {(size - self._base_bytes) >> 20} MiB")
 
     def inline_cpu(self) -> list[tuple[ServedVersion, int]]:
         """CPU nanoseconds of each version that runs here, since it was loaded."""
@@ -326,9 +316,15 @@ class DataPlane:
         return any(pool.has_work(SLOW_RUN_NS) for pool in self._pools.values())
 
     def find_inline(self, request: InferCall, n_bytes: int) -> InlineVersion | None:
-        """The version that would answer here, if one may."""
+        """The version that would answer here, if one may.
+
+        What a packed body holds can't be told from its size; a deadline that is almost over is the worker's to check.
+        """
         version = self._inline.get(request.model)
         if version is None or request.version is not None or n_bytes > version.max_body_bytes:
+            return None
+        timeout = request.timeout_seconds
+        if request.content_encoding or (timeout is not None and timeout < _SHORT_SECONDS):
             return None
         return version
 

@@ -46,7 +46,7 @@ _READ_BYTES = 1 << 18
 _TICK_SECONDS = 0.05
 _IDLE_TICKS = 40
 _FAST_NS = 4_000_000
-_TURN_NS = 1_000_000
+_TURN_NS = 3_000_000
 """How long a solo worker serves before it looks at its sockets again."""
 _BATCH = 8
 """How many answers a solo worker sends together at most."""
