@@ -49,9 +49,9 @@ async def _gateway(settings: Settings, run: Path, index: int, listener: socket.s
     from seaway.api.server import Census, GatewayServer  # noqa: PLC0415
     from seaway.serving.isolation import ACTIVITY_PAGE, ActivityPage, GatewayIsolation  # noqa: PLC0415
     from seaway.serving.plane import DataPlane  # noqa: PLC0415
-    from seaway.telemetry.page import MetricsPage  # noqa: PLC0415
+    from seaway.telemetry.page import MetricsPage, NoMetrics  # noqa: PLC0415
 
-    page = MetricsPage(run / f"metrics-{index}.page")
+    page = MetricsPage(run / f"metrics-{index}.page") if settings.metrics else NoMetrics()
     plane = DataPlane(index=index, page=page, random=random.random, max_body_bytes=settings.max_body_bytes)
     if settings.isolation and hasattr(os, "sched_setaffinity"):
         activity = ActivityPage(run / ACTIVITY_PAGE, settings.gateways or 1)

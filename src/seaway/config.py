@@ -59,6 +59,7 @@ class Settings(BaseSettings):
     )
     inspect_seconds: float = Field(60.0, gt=0, description="Time of the process that opens an upload.")
 
+    metrics: bool = Field(True, description="Count predictions for /metrics.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Lowest level that is logged.")
     log_format: Literal["auto", "json", "text"] = Field("auto", description="auto: text on a terminal, else JSON.")
     kill_point_file: Path | None = Field(

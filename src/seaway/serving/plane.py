@@ -27,7 +27,7 @@ from seaway.serving.isolation import SLOW_RUN_NS, GatewayIsolation
 from seaway.serving.pool import Call, Pool, Rerouted, Result
 from seaway.serving.predictor import Payload, Reply
 from seaway.serving.router import Router, sticky_point
-from seaway.telemetry.page import MetricsPage, Timings
+from seaway.telemetry.page import MetricsPage, NoMetrics, Timings
 from seaway.types import RoutingTable, ServedVersion
 
 log = structlog.get_logger()
@@ -187,7 +187,7 @@ class DataPlane:
     """Routes, forwards and counts. One for each gateway process; lives on its event loop."""
 
     def __init__(
-        self, *, index: int, page: MetricsPage, random: Callable[[], float], max_body_bytes: int = 1 << 26
+        self, *, index: int, page: MetricsPage | NoMetrics, random: Callable[[], float], max_body_bytes: int = 1 << 26
     ) -> None:
         self.index = index
         self._max_body_bytes = max_body_bytes
