@@ -12,13 +12,13 @@ ISOLATION_RATE = 300
 RESTRICTED = {
     "isolation": ("seaway", "triton", "mosec"),
     "unseen": ("seaway", "seaway-worker", "constant"),
-    "settings": ("seaway", "seaway-debug"),
+    "settings": ("seaway", "seaway-no-metrics", "seaway-debug"),
 }
 """Groups that are measured of some systems only."""
 GROUPS = {
     "tabular": "6 µs model, JSON, closed loop",
     "binary": "6 µs model, binary tensors, closed loop",
-    "settings": "what logging and tracing cost",
+    "settings": "what metrics, logging and tracing cost",
     "unseen": "each request with a head never seen before",
     "open": "requests at random moments of a fixed rate",
     "minilm": "sentence vectors of 16 tokens",

@@ -19,6 +19,7 @@ from benchmarks.systems.base import System
 DEFAULT: tuple[System, ...] = (
     seaway.AUTO,
     seaway.WORKER,
+    seaway.SILENT,
     seaway.DEBUG,
     constant.SYSTEM,
     fastapi.SYSTEM,

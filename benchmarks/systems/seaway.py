@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from benchmarks.http_client import ask, register
 from benchmarks.measure import TAG
@@ -25,10 +26,10 @@ def command(launch: Launch) -> list[str]:
     return [python("seaway"), "-m", "seaway", "serve", "--port", str(launch.port), "--home", str(launch.home)]
 
 
-def environment(log_level: str) -> Callable[[Launch], dict[str, str]]:
+def environment(log_level: str, **more: str) -> Callable[[Launch], dict[str, str]]:
     def chosen(launch: Launch) -> dict[str, str]:
         variables = {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "", "SEAWAY_LOG_LEVEL": log_level}
-        return {**variables, "PATH": f"{VENVS}/seaway/bin:{os.environ['PATH']}"}
+        return {**variables, **more, "PATH": f"{VENVS}/seaway/bin:{os.environ['PATH']}"}
 
     return chosen
 
@@ -116,4 +117,8 @@ DEBUG = System(
     prepare=prepare(None),
     environment=environment("debug"),
     package="seaway",
+)
+
+SILENT = replace(
+    DEBUG, name="seaway-no-metrics", title="Seaway, no metrics", environment=environment("info", SEAWAY_METRICS="false")
 )

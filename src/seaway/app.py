@@ -47,11 +47,15 @@ async def _gateway(settings: Settings, run: Path, index: int, listener: socket.s
     from seaway.api.gateway import edge_app, gateway_app  # noqa: PLC0415 - only this role imports the edge
     from seaway.api.lane import protocol_for  # noqa: PLC0415
     from seaway.api.server import Census, GatewayServer  # noqa: PLC0415
+    from seaway.serving.isolation import ACTIVITY_PAGE, ActivityPage, GatewayIsolation  # noqa: PLC0415
     from seaway.serving.plane import DataPlane  # noqa: PLC0415
-    from seaway.telemetry.page import MetricsPage  # noqa: PLC0415
+    from seaway.telemetry.page import MetricsPage, NoMetrics  # noqa: PLC0415
 
-    page = MetricsPage(run / f"metrics-{index}.page")
+    page = MetricsPage(run / f"metrics-{index}.page") if settings.metrics else NoMetrics()
     plane = DataPlane(index=index, page=page, random=random.random, max_body_bytes=settings.max_body_bytes)
+    if settings.isolation and hasattr(os, "sched_setaffinity"):
+        activity = ActivityPage(run / ACTIVITY_PAGE, settings.gateways or 1)
+        plane.isolation = GatewayIsolation(activity, index, process.available_cpus(), plane.has_slow_work)
     app = gateway_app(plane, settings=settings, pages=lambda: sorted(run.glob("metrics-*.page")))
     edge = edge_app(app, settings=settings, control_socket=run / "control.sock")
     with contextlib.suppress(FileNotFoundError):
@@ -109,7 +113,6 @@ class ControlLine:
 
     def report(self) -> None:
         """Tell control what inline versions cost. Called about once a second."""
-        self._plane.check_growth()
         for served, cpu_ns in self._plane.inline_cpu():
             more = cpu_ns - self._cpu_told.get(served.revision, 0)
             if more > 0 and self._writer is not None:

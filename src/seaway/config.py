@@ -38,6 +38,9 @@ class Settings(BaseSettings):
     placement: Literal["auto", "inline", "worker"] = Field(
         "auto", description="Where versions run: inline is in the gateways; auto decides by calibration."
     )
+    isolation: bool = Field(
+        True, description="Slow models leave cores to the gateways while these run fast ones (half of them at most)."
+    )
     engines: int | None = Field(None, ge=1, le=1024, description="Engine threads of a version; default all cores.")
     max_queue_size: int = Field(512, ge=1, description="Requests that may wait in one worker; more get 429.")
     timeout_seconds: float = Field(30.0, gt=0, description="A request's deadline when it brings none.")
@@ -56,6 +59,7 @@ class Settings(BaseSettings):
     )
     inspect_seconds: float = Field(60.0, gt=0, description="Time of the process that opens an upload.")
 
+    metrics: bool = Field(True, description="Count predictions for /metrics.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Lowest level that is logged.")
     log_format: Literal["auto", "json", "text"] = Field("auto", description="auto: text on a terminal, else JSON.")
     kill_point_file: Path | None = Field(

@@ -51,7 +51,8 @@ class ControlOperations:
         keys = {*controller.spent, *((worker.config.model, worker.config.version) for worker in workers)}
         versions = tuple(self._version(key, workers, ready=key in ready) for key in sorted(keys))
         build = {"version": __version__, "python": platform.python_version(), "onnxruntime": _installed("onnxruntime")}
-        return LiveGauges(versions, len(controller.gateways.links), table.generation, build)
+        counted = self._settings.metrics
+        return LiveGauges(versions, len(controller.gateways.links), table.generation, build, counted)
 
     def _version(self, key: tuple[str, int], workers: list[Worker], *, ready: bool) -> VersionGauges:
         mine = [worker for worker in workers if (worker.config.model, worker.config.version) == key]

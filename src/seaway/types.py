@@ -317,6 +317,8 @@ class WorkerConfig:
     log_file: Path | None = None
     kill_point_file: Path | None = None
     calibrate: CalibrationOrder | None = None
+    activity: Path | None = None
+    """Page that tells when gateways run models themselves; None: engines keep their cores whatever they do."""
 
 
 # --------------------------------------------------------------------------- control -> gateways

@@ -310,3 +310,13 @@ def test_the_cpu_time_that_gateways_spend_is_the_model_s(server: SeawayServer, t
     for _ in range(64):
         server.http.post("/predict/costly", json={"inputs": [1, 2, 3]})
     wait_until(lambda: spent() > before, 10)
+
+
+def test_without_metrics_predictions_are_answered_and_not_counted(tmp_path: Path) -> None:
+    with SeawayServer(metrics="false") as one:
+        scale(one, "tiny", tmp_path, 2.0)
+        one.deploy("tiny")
+        assert answer(one, "tiny", [1, 2, 3]) == [2, 4, 6]
+        metrics = one.http.get("/metrics").raise_for_status().text
+        assert "seaway_" in metrics
+        assert 'model="tiny"' not in "".join(line for line in metrics.splitlines() if "seaway_requests" in line)

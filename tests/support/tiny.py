@@ -51,6 +51,22 @@ def endless_model() -> bytes:
     return _serialize(graph)
 
 
+def slow_model(products: int = 4) -> bytes:
+    """Takes some tens of milliseconds, whatever the one number that it is given."""
+    weights = np.full((512, 512), 1 / 512, np.float32)
+    nodes = [helper.make_node("Mul", ["x", "w"], ["a0"])]
+    nodes += [helper.make_node("MatMul", [f"a{turn}", "w"], [f"a{turn + 1}"]) for turn in range(products)]
+    nodes += [helper.make_node("ReduceMax", [f"a{products}"], ["y"], keepdims=0)]
+    graph = helper.make_graph(
+        nodes,
+        "slow",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [])],
+        [numpy_helper.from_array(weights, "w")],
+    )
+    return _serialize(graph)
+
+
 def unknown_operator_model() -> bytes:
     """Well-formed, with an operator that no runtime here has."""
     graph = helper.make_graph(

@@ -6,6 +6,7 @@ Limits for heads, trailers and chunks that never end, clients that drip or stall
 from __future__ import annotations
 
 import time
+from collections import deque
 from http import HTTPStatus
 from typing import Any
 
@@ -54,13 +55,13 @@ class GuardedProtocol(HttpToolsProtocol):
         self._chunk_bytes = 0
         self._upgraded = False
         self._half_closed = False
-        self._owed = 0
-        """Requests that went to the application and are not answered."""
+        self._unanswered: deque[Any] = deque()
+        """uvicorn's cycles of requests that went to the application, oldest first."""
 
     @property
     def owes_nothing(self) -> bool:
         """Whether every request that was read is answered."""
-        return self._owed == 0
+        return not self._unanswered
 
     # ------------------------------------------------------------------ parsing
 
@@ -92,8 +93,8 @@ class GuardedProtocol(HttpToolsProtocol):
             self.refuse(400, "Upgrades are not offered here; send the request without the header Upgrade.")
             self._upgraded = True
             return
-        self._owed += 1
         super().on_headers_complete()
+        self._unanswered.append(self.cycle)
         if self.parser.should_upgrade():
             # Whatever follows is meant for another protocol.
             self._upgraded, self.cycle.keep_alive = True, False
@@ -135,13 +136,20 @@ class GuardedProtocol(HttpToolsProtocol):
         self.loop.call_later(HALF_CLOSE_SECONDS, self._give_up)
         return True
 
+    def connection_lost(self, exc: Exception | None) -> None:
+        # uvicorn tells the newest only, and an older one that runs would write to nobody.
+        for cycle in self._unanswered:
+            cycle.disconnected = True
+            cycle.message_event.set()
+        super().connection_lost(exc)
+
     def _give_up(self) -> None:
         if not self.transport.is_closing():
             self.transport.abort()
 
     def on_response_complete(self) -> None:
         self.active = True
-        self._owed -= 1
+        self._unanswered.popleft()
         super().on_response_complete()
         if self._half_closed and self.owes_nothing and not self.transport.is_closing():
             self.transport.close()

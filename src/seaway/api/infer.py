@@ -149,7 +149,7 @@ def read_timeout(text: str | None) -> float | None:
     if text is None:
         return None
     try:
-        seconds = float(text)
+        seconds = float(text) if "_" not in text else -1.0  # Python's own spelling
     except ValueError:
         seconds = -1.0
     if not 0 < seconds <= _MAX_TIMEOUT_SECONDS:

@@ -9,6 +9,7 @@ stricter than HTTP, and must never be more permissive.
 from __future__ import annotations
 
 import asyncio
+import mmap
 import re
 from random import getrandbits
 from typing import Any
@@ -145,13 +146,15 @@ class LaneProtocol(GuardedProtocol):
         self._traceparent = ""
         self._later: list[bytes] = []
         self._later_bytes = 0
+        self._more = False
+        """Whether something follows, in what is being read, the request that is being taken."""
         self._bulk: _Bulk | None = None
         self._sending: Slot | None = None
         self._leaving = False
 
     @property
     def owes_nothing(self) -> bool:
-        return self._flight is None and self._owed == 0
+        return self._flight is None and not self._later and not self._unanswered
 
     # ------------------------------------------------------------------ reading
 
@@ -176,7 +179,8 @@ class LaneProtocol(GuardedProtocol):
         """Take plain requests from the front of `data`, and give the rest to the parser."""
         lane = self.lane
         while data:
-            if self._in_message or self._owed or self.server_state.default_headers or self._upgraded or self._leaving:
+            is_ordinary = self._in_message or self._unanswered or self._upgraded
+            if is_ordinary or self._leaving or self.server_state.default_headers:
                 # The parser has the connection, or is to have it: a server that leaves says so in each answer.
                 super().data_received(data)
                 return
@@ -188,14 +192,15 @@ class LaneProtocol(GuardedProtocol):
             if self.timeout_keep_alive_task is not None:
                 self._unset_keepalive_if_required()
             stop = end + head.length
+            self._more = len(data) > stop
             if head.length >= MIN_LENT_BYTES:
                 self._begin_large(head, memoryview(data)[end:stop])
             elif len(data) < stop:
                 self._head, self._missing, self._body = head, stop - len(data), [data[end:]]
-                return
+                return  # `_more` is False
             else:
                 self._take(head, data[end:stop], None)
-            data = data[stop:]
+            data, self._more = data[stop:], False
             if data and (self._flight is not None or self.flow.write_paused):
                 self._keep(data)
                 return
@@ -218,7 +223,12 @@ class LaneProtocol(GuardedProtocol):
     def _begin_large(self, head: Head, first: memoryview) -> None:
         """Receive a large body straight to where it is read: an arena that the version's workers share, if possible."""
         slot = self.lane.plane.lend(head.call, head.length)
-        body = slot.body if slot is not None else memoryview(bytearray(head.length))
+        try:
+            # Pages of a mapping take memory when they are filled: a head alone makes nobody keep what it announces.
+            body = slot.body if slot is not None else memoryview(mmap.mmap(-1, head.length))
+        except (OSError, MemoryError):
+            self._refuse(Overloaded("There is no memory for this body now; retry later."), close=True)
+            return
         body[: len(first)] = first
         if len(first) == head.length:
             self._take(head, body, slot)
@@ -286,8 +296,7 @@ class LaneProtocol(GuardedProtocol):
         )  # fmt: skip
         self.server_state.total_requests += 1
         self.active = True
-        if self._half_closed and not self._later:
-            self.transport.close()
+        self._close_if_all_is_said()
         return True
 
     def _answer(self, outcome: Prediction | SeawayError) -> None:
@@ -361,7 +370,12 @@ class LaneProtocol(GuardedProtocol):
     def _answered(self) -> None:
         self.server_state.total_requests += 1
         self.active = True
-        if self._leaving or (self._half_closed and not self._later):
+        if self._leaving:
+            self.transport.close()
+        self._close_if_all_is_said()
+
+    def _close_if_all_is_said(self) -> None:
+        if self._half_closed and not self._later and not self._more:
             self.transport.close()
 
     def _go_on(self) -> None:

@@ -23,6 +23,7 @@ LAME_DUCK_SECONDS = 0.5
 _SWEEP_SECONDS = 1.0
 _TURN_SECONDS = 0.001
 _EXHAUSTED_SECONDS = 0.1
+_TELL_SECONDS = 10.0
 
 
 class Census:
@@ -54,6 +55,7 @@ class GatewayServer(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, census: Census) -> None:
         super().__init__(config)
         self._census = census
+        self._told_exhausted = -_TELL_SECONDS
         self.every_second: Callable[[], None] = lambda: None
         """Called about once a second, in the event loop."""
 
@@ -83,9 +85,9 @@ class GatewayServer(uvicorn.Server):
             connection, _ = listener.accept()
         except (BlockingIOError, InterruptedError, ConnectionAbortedError):
             return  # another gateway has it
-        except OSError as error:
-            log.error("gateway.cannot_accept", reason=error.strerror)  # noqa: TRY400 - out of file descriptors, most likely
+        except OSError as error:  # out of file descriptors, most likely
             self._wait(listener, _EXHAUSTED_SECONDS, waited=False)
+            self._tell_exhausted(error)
             return
         task = self._loop.create_task(self._arrive(connection))
         self._arrivals.add(task)
@@ -97,8 +99,15 @@ class GatewayServer(uvicorn.Server):
 
     def _look_again(self, listener: socket.socket, waited: bool) -> None:
         if listener in self._listeners:
-            self._accept(listener, waited=waited)
+            # Before trying: the try may end in another wait.
             self._loop.add_reader(listener, self._accept, listener)
+            self._accept(listener, waited=waited)
+
+    def _tell_exhausted(self, error: OSError) -> None:
+        now = time.monotonic()
+        if now - self._told_exhausted > _TELL_SECONDS:
+            self._told_exhausted = now
+            log.error("gateway.cannot_accept", reason=error.strerror)
 
     async def _arrive(self, connection: socket.socket) -> None:
         def protocol() -> asyncio.Protocol:

@@ -26,6 +26,7 @@ from seaway.rollouts.placement import Placements, cores_for
 from seaway.rollouts.plan import Goal, Health, Phase, Plan, Target, plan
 from seaway.rollouts.workers import Death, Worker, WorkerFleet
 from seaway.serving import process
+from seaway.serving.isolation import ACTIVITY_PAGE, ActivityPage
 from seaway.telemetry.logs import rotate
 from seaway.types import (
     MAX_BATCH_SIZE,
@@ -91,6 +92,9 @@ class Controller:
         self._warm_until: dict[int, float] = {}
         self.spent: dict[tuple[str, int], Spent] = {}
         self._cpus = process.available_cpus()
+        self._activity = run / ACTIVITY_PAGE if settings.isolation else None
+        if self._activity is not None:
+            ActivityPage(self._activity, settings.gateways or 1)  # so that it's there when a worker looks for it
         self._placements = Placements(settings, registry, len(self._cpus))
         self._ids = itertools.count(1)
         self._started = False
@@ -297,6 +301,7 @@ class Controller:
                 log_level=self._settings.log_level, log_format=self._settings.log_format,
                 log_file=self._settings.log_file, kill_point_file=self._settings.kill_point_file,
                 calibrate=self._placements.order(revision, version),
+                activity=self._activity,
             )
         )  # fmt: skip
         log.info("worker.starting", worker=worker_id, model=model, version=version.version, revision=revision_id)

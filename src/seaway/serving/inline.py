@@ -16,7 +16,7 @@ from pathlib import Path
 
 import structlog
 
-from seaway.errors import InvalidRequest, PayloadTooLarge, UnsupportedEncoding
+from seaway.errors import DeadlineExceeded, InvalidRequest, NotSupported, PayloadTooLarge, UnsupportedEncoding
 from seaway.runtimes.base import RunHandle
 from seaway.serving.predictor import Payload, Predictor, Reply, TooManyRows
 from seaway.types import InlineSpec, ServedVersion
@@ -25,6 +25,7 @@ log = structlog.get_logger()
 
 _TICK_SECONDS = 0.02
 _IDLE_TICKS = 50
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _RUN_CPU_NS = 20_000_000
 """CPU time after which a single run is ended: a hundred times the budget."""
 _RUN_WALL_NS = 1_000_000_000
@@ -32,9 +33,9 @@ _SAMPLE = 16
 """Every so many requests the thread's CPU clock is read: it costs as much as a small model."""
 _PATIENCE = 8
 """Samples over budget, or failures, in a row, before a version is moved out."""
-_CALLERS_FAULT = (InvalidRequest, PayloadTooLarge, UnsupportedEncoding)
+_CALLERS_FAULT = (InvalidRequest, PayloadTooLarge, UnsupportedEncoding, NotSupported, DeadlineExceeded)
 MAX_GROWTH_BYTES = 256 << 20
-"""How much the gateway may grow with its inline versions before they are all moved out."""
+"""How much the gateway may grow by a version's runs before it is moved out."""
 
 
 class InlineVersion:
@@ -53,6 +54,8 @@ class InlineVersion:
         self._countdown = 1
         self._over_budget = 0
         self._failures = 0
+        self._grown_bytes = 0
+        """Memory of this process after its runs less that before them, extrapolated from samples."""
 
     @classmethod
     def open(cls, served: ServedVersion, watchdog: Watchdog, *, max_body_bytes: int) -> InlineVersion:
@@ -67,10 +70,10 @@ class InlineVersion:
     def answer(self, payload: Payload, prediction_id: str) -> tuple[Reply, int, int, int] | None:
         """The answer and the nanoseconds of its three steps, or None: the worker should see to this request.
 
-        Raises InvalidRequest, PayloadTooLarge or UnsupportedEncoding, which are the caller's fault.
+        Raises InvalidRequest, PayloadTooLarge, UnsupportedEncoding or NotSupported, which are the caller's fault.
         """
         self._countdown -= 1
-        cpu = 0 if self._countdown else time.thread_time_ns()
+        cpu, memory = (0, 0) if self._countdown else (time.thread_time_ns(), private_bytes())
         watchdog = self._watchdog
         watchdog.begin(self._handle)
         try:
@@ -85,12 +88,15 @@ class InlineVersion:
         finally:
             watchdog.handle = None
             if not self._countdown:
-                self._sample(time.thread_time_ns() - cpu)
+                self._sample(time.thread_time_ns() - cpu, private_bytes() - memory)
         self._failures = 0
         return answered
 
-    def _sample(self, spent_ns: int) -> None:
+    def _sample(self, spent_ns: int, grown_bytes: int) -> None:
         self._countdown = _SAMPLE
+        self._grown_bytes = max(0, self._grown_bytes + grown_bytes * _SAMPLE)
+        if self._grown_bytes > MAX_GROWTH_BYTES:
+            self._watchdog.suspect(self.served, f"the gateway has grown by {self._grown_bytes >> 20} MiB with its runs")
         self.cpu_ns += spent_ns * _SAMPLE
         # A request may have many rows; its budget is for one.
         self._over_budget = self._over_budget + 1 if spent_ns > 2 * self._budget_ns else 0
@@ -154,10 +160,11 @@ class Watchdog:
         return time.clock_gettime_ns(self._clock) if self._clock != -1 else time.monotonic_ns()
 
 
-def resident_bytes() -> int | None:
-    """Resident memory of this process; None where the system doesn't say."""
+def private_bytes() -> int:
+    """Resident memory that this process shares with no other; 0 where the system doesn't say."""
     try:
-        with open("/proc/self/statm") as file:  # noqa: PTH123 - once a second
-            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        with open("/proc/self/statm") as file:  # noqa: PTH123 - quicker
+            _, resident, shared, *_ = file.read().split()
     except OSError:
-        return None
+        return 0
+    return (int(resident) - int(shared)) * _PAGE_BYTES

@@ -63,6 +63,11 @@ class WorkerPage:
         self._words[_SENT + gateway] = unanswered
 
     @property
+    def run_ns(self) -> int:
+        """What a run takes on average."""
+        return self._words[_RUN_NS]
+
+    @property
     def queued(self) -> int:
         return self._words[_QUEUED]
 

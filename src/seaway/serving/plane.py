@@ -22,17 +22,19 @@ from seaway.errors import (
 )
 from seaway.serving import ids, messages
 from seaway.serving.arena import Slot
-from seaway.serving.inline import MAX_GROWTH_BYTES, InlineVersion, Watchdog, resident_bytes
+from seaway.serving.inline import InlineVersion, Watchdog
+from seaway.serving.isolation import SLOW_RUN_NS, GatewayIsolation
 from seaway.serving.pool import Call, Pool, Rerouted, Result
 from seaway.serving.predictor import Payload, Reply
 from seaway.serving.router import Router, sticky_point
-from seaway.telemetry.page import MetricsPage, Timings
+from seaway.telemetry.page import MetricsPage, NoMetrics, Timings
 from seaway.types import RoutingTable, ServedVersion
 
 log = structlog.get_logger()
 
 PoolKey = tuple[str, int, int]
 
+_SHORT_SECONDS = 0.01
 _ROUTING_ATTEMPTS = 3
 """A version may be retired between choosing it and reaching it; twice in a row is bad luck, three times is churn."""
 
@@ -185,7 +187,7 @@ class DataPlane:
     """Routes, forwards and counts. One for each gateway process; lives on its event loop."""
 
     def __init__(
-        self, *, index: int, page: MetricsPage, random: Callable[[], float], max_body_bytes: int = 1 << 26
+        self, *, index: int, page: MetricsPage | NoMetrics, random: Callable[[], float], max_body_bytes: int = 1 << 26
     ) -> None:
         self.index = index
         self._max_body_bytes = max_body_bytes
@@ -204,7 +206,8 @@ class DataPlane:
         self._moved_out: dict[PoolKey, str] = {}
         self._loading: set[asyncio.Task[None]] = set()
         self._watchdog: Watchdog | None = None
-        self._base_bytes: int | None = None
+        self.isolation: GatewayIsolation | None = None
+        """None: nothing is done about slow models beside those that run here."""
         self.on_moved_out: Callable[[ServedVersion, str], None] = lambda served, reason: None
         """Told when a version must not run inline any more, and why."""
 
@@ -244,8 +247,6 @@ class DataPlane:
         """Make a version ready to run here; its workers answer meanwhile, and for good if that fails."""
         if self._watchdog is None:
             self._watchdog = Watchdog(self.move_out)
-        if self._base_bytes is None:
-            self._base_bytes = resident_bytes()
         opened = functools.partial(InlineVersion.open, served, self._watchdog, max_body_bytes=self._max_body_bytes)
         try:
             version = await asyncio.to_thread(opened)
@@ -276,14 +277,6 @@ class DataPlane:
         log.warning("inline.moved_out", model=served.model, version=served.version, reason=reason)
         self.on_moved_out(served, reason)
 
-    def check_growth(self) -> None:
-        """Move every inline version out when this process has grown too much with them. Called about once a second."""
-        size = resident_bytes() if self._loaded else None
-        if size is None or self._base_bytes is None or size - self._base_bytes < MAX_GROWTH_BYTES:
-            return
-        for version in list(self._loaded.values()):
-            self.move_out(version.served, f"the gateway has grown by {(size - self._base_bytes) >> 20} MiB")
-
     def inline_cpu(self) -> list[tuple[ServedVersion, int]]:
         """CPU nanoseconds of each version that runs here, since it was loaded."""
         return [(version.served, version.cpu_ns) for version in self._loaded.values()]
@@ -309,6 +302,8 @@ class DataPlane:
             return error
         if found is None:
             return None
+        if self.isolation is not None:
+            self.isolation.ran(started)
         reply, input_ns, infer_ns, output_ns = found
         total = time.monotonic_ns() - started
         self._page.series(served.model, served.version).record(
@@ -316,10 +311,20 @@ class DataPlane:
         )
         return reply, prediction_id, input_ns + infer_ns + output_ns
 
+    def has_slow_work(self) -> bool:
+        """Whether workers of a slow model are busy."""
+        return any(pool.has_work(SLOW_RUN_NS) for pool in self._pools.values())
+
     def find_inline(self, request: InferCall, n_bytes: int) -> InlineVersion | None:
-        """The version that would answer here, if one may."""
+        """The version that would answer here, if one may.
+
+        What a packed body holds can't be told from its size; a deadline that is almost over is the worker's to check.
+        """
         version = self._inline.get(request.model)
         if version is None or request.version is not None or n_bytes > version.max_body_bytes:
+            return None
+        timeout = request.timeout_seconds
+        if request.content_encoding or (timeout is not None and timeout < _SHORT_SECONDS):
             return None
         return version
 

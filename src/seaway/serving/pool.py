@@ -30,8 +30,10 @@ log = structlog.get_logger()
 
 _JOINED_BYTES = 1 << 14
 """Below this size a copy is cheaper than a second buffer."""
-_TICK_SECONDS = 0.02
+_TICK_NS = 20_000_000
 """How late a deadline may be noticed."""
+_LONG_TICK_NS = 250_000_000
+"""How long to wait for one that is far away; each look finds its caches cold, and costs the model some of its own."""
 _ABANDONED_SECONDS = 10.0
 
 
@@ -220,6 +222,8 @@ class Pool:
         self._retired = False
         self._retiring: set[Channel] = set()
         self._tick: asyncio.TimerHandle | None = None
+        self._tick_ns = 0
+        """When `_tick` comes."""
         self._arena: Arena | None = None
 
     def lend(self, n_bytes: int, head_bytes: int) -> Slot | None:
@@ -238,6 +242,11 @@ class Pool:
     @property
     def in_flight(self) -> int:
         return len(self._pending) + sum(len(channel.calls) for channel in self._channels.values())
+
+    def has_work(self, run_ns: int) -> bool:
+        """Whether workers whose runs take `run_ns` or longer have unanswered requests, from whichever gateway."""
+        pages = [channel.page for channel in self._channels.values()]
+        return any(page.load > 0 and page.run_ns >= run_ns for page in pages)
 
     async def update(self, served: ServedVersion) -> None:
         """Connect to new workers and let go of those that `served` no longer names."""
@@ -291,8 +300,8 @@ class Pool:
                     f"{len(channel.calls)} requests wait for {served.model} already (max_queue_size); retry later."
                 )
             channel.send(call)
-        if self._tick is None:
-            self._tick = asyncio.get_running_loop().call_later(_TICK_SECONDS, self._expire)
+        if call.deadline_ns < self._tick_ns or self._tick is None:
+            self._look_at(call.deadline_ns)
 
     def cancel(self, call: Call) -> None:
         """The caller left or ran out of time: forget the call wherever it is."""
@@ -312,8 +321,20 @@ class Pool:
             if call.deadline_ns < now:
                 self.cancel(call)
                 call.settle(DeadlineExceeded("The request's time was over before its answer came."))
-        busy = self._pending or any(channel.calls for channel in self._everyone())
-        self._tick = asyncio.get_running_loop().call_later(_TICK_SECONDS, self._expire) if busy else None
+        self._tick = None
+        if left := [call.deadline_ns for call in calls if not call.settled]:
+            self._look_at(min(left))
+
+    def _look_at(self, deadline_ns: int) -> None:
+        """Look for requests whose time is over soon after `deadline_ns`, or earlier."""
+        now = time.monotonic_ns()
+        tick_ns = now + min(max(deadline_ns - now, _TICK_NS), _LONG_TICK_NS)
+        if self._tick is not None:
+            if tick_ns >= self._tick_ns:
+                return
+            self._tick.cancel()
+        self._tick_ns = tick_ns
+        self._tick = asyncio.get_running_loop().call_later((tick_ns - now) / 1e9, self._expire)
 
     def _everyone(self) -> list[Channel]:
         """All workers that may still answer, those that get nothing new among them."""

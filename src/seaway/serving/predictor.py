@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from seaway.errors import InvalidRequest, SeawayError, UnsupportedEncoding, WarmUpFailed
+from seaway.errors import DeadlineExceeded, InvalidRequest, SeawayError, UnsupportedEncoding, WarmUpFailed
 from seaway.inputs import open_input
 from seaway.inputs.base import Array, Samples
 from seaway.packages import read_spec
@@ -39,6 +39,13 @@ MIN_COMPRESSED_BYTES = 1024
 
 class TooManyRows(Exception):
     """More samples than the caller of `answer` wants to run."""
+
+
+def _check_timeout(parameters: Json, passed_ns: int) -> None:
+    """Keep to the protocol's `timeout` (µs) where the gateway hasn't: it looks for it in JSON of up to 64 kB only."""
+    timeout = parameters.get("timeout")
+    if isinstance(timeout, int) and 0 < timeout * 1000 < passed_ns:
+        raise DeadlineExceeded(f"The request's time ({timeout} µs) was over before it ran.")
 
 
 class Payload(msgspec.Struct, frozen=True, gc=False):
@@ -181,6 +188,8 @@ class Predictor:
         ready = monotonic_ns()
         if prepared.samples.rows > max_rows:
             raise TooManyRows
+        if prepared.request is not None and prepared.request.parameters:
+            _check_timeout(prepared.request.parameters, ready - began)
         outputs = self._run(prepared, handle)
         ran = monotonic_ns()
         reply = self.encode(prepared, outputs, prediction_id)

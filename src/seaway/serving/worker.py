@@ -33,6 +33,7 @@ from seaway.packages.manifest import verify
 from seaway.runtimes.base import RunHandle
 from seaway.serving import bus, calibration, messages, process
 from seaway.serving.arena import MIN_LENT_BYTES, Window
+from seaway.serving.isolation import ActivityPage, WorkerIsolation
 from seaway.serving.page import WorkerPage
 from seaway.serving.predictor import Payload, Predictor, Reply
 from seaway.types import Calibration, CalibrationOrder, WorkerConfig
@@ -45,7 +46,7 @@ _READ_BYTES = 1 << 18
 _TICK_SECONDS = 0.05
 _IDLE_TICKS = 40
 _FAST_NS = 4_000_000
-_TURN_NS = 1_000_000
+_TURN_NS = 3_000_000
 """How long a solo worker serves before it looks at its sockets again."""
 _BATCH = 8
 """How many answers a solo worker sends together at most."""
@@ -149,9 +150,19 @@ class Worker:
         self._solo: tuple[Engine, Predictor] | None = None
         self._unflushed: list[Connection] = []
         self._pinned = False
+        self._isolation = self._open_isolation()
         self._something_runs = threading.Event()
         self._io = threading.RLock()
         """Sockets and selector: the main thread's, but for a solo worker that runs something long."""
+
+    def _open_isolation(self) -> WorkerIsolation | None:
+        if self._config.activity is None or not hasattr(os, "sched_setaffinity"):
+            return None
+        try:
+            return WorkerIsolation(ActivityPage(self._config.activity), process.available_cpus())
+        except (OSError, ValueError) as error:
+            log.warning("worker.no_isolation", reason=str(error))  # no gateway has made the page: older, or none yet
+            return None
 
     # ------------------------------------------------------------------ life
 
@@ -422,6 +433,8 @@ class Worker:
             if request is None or not (request.cancelled or now > request.deadline_ns):
                 continue
             self._stop_run(engine, request, now)
+        if self._isolation is not None:
+            self._isolation.update(now, self._run_ns)
         self._publish()
 
     def _stop_run(self, engine: Engine, request: Request, now: int) -> None:
@@ -446,8 +459,11 @@ class Worker:
 
     def _pin(self, engine: Engine) -> None:
         cpus = self._config.cpus
-        if cpus:
-            process.pin_thread(cpus[engine.number % len(cpus)])
+        home = cpus[engine.number % len(cpus)] if cpus else None
+        if home is not None:
+            process.pin_thread(home)
+        if self._isolation is not None:
+            self._isolation.add(threading.get_native_id(), home)
 
     def _serve_one(self, engine: Engine, predictor: Predictor, request: Request) -> None:
         started = time.monotonic_ns()
@@ -483,6 +499,8 @@ class Worker:
                 self._serve_one(engine, predictor, request)
             if time.monotonic_ns() > until:
                 break
+        if self._isolation is not None:
+            self._isolation.update(time.monotonic_ns(), self._run_ns)
         self._publish()
 
     def _flush_batches(self) -> None:

@@ -6,6 +6,7 @@ is escaped in both formats, and long values are cut.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import logging.handlers
@@ -66,7 +67,7 @@ def configure(
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
         # Looks at each line whether the file was moved away, so that rotation needs no signal.
-        shared = logging.handlers.WatchedFileHandler(file, delay=True)
+        shared = _SharedFile(file, delay=True)
         shared.setFormatter(formatter(role, about=about))
         root.addHandler(shared)
     root.setLevel(lowest)
@@ -77,6 +78,14 @@ def configure(
     logging.captureWarnings(capture=True)
     sys.excepthook = _log_the_last_words
     threading.excepthook = _log_a_thread_s_last_words
+
+
+class _SharedFile(logging.handlers.WatchedFileHandler):
+    """A line that can't be written is lost here, and nothing else is: without descriptors no file can be opened."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with contextlib.suppress(OSError):
+            super().emit(record)
 
 
 def formatter(role: str, *, as_text: bool = False, about: Mapping[str, object] | None = None) -> logging.Formatter:

@@ -60,6 +60,8 @@ class LiveGauges:
     generation: int = 0
     build: Mapping[str, str] = field(default_factory=dict)
     """Labels of seaway_build_info: version, python, onnxruntime ..."""
+    counted: bool = True
+    """False where gateways count no predictions; a zero would then be a lie."""
 
 
 _HISTOGRAMS: dict[str, tuple[str, Callable[[SeriesSnapshot], Histogram]]] = {
@@ -110,7 +112,7 @@ def render(pages: Iterable[Path], live: LiveGauges) -> bytes:
     series = merge(snapshot for page in pages for snapshot in read_page(page))
     known = {(snapshot.model, snapshot.version) for snapshot in series}
     # A version starts at zero with its first scrape, so that its first failures are an increase.
-    fresh = {(version.model, version.version) for version in live.versions} - known
+    fresh = {(version.model, version.version) for version in live.versions if live.counted} - known
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Exposition([*series, *(SeriesSnapshot(*key) for key in sorted(fresh))], live))
     return generate_latest(registry)

@@ -196,6 +196,16 @@ class Series:
         self._words.release()
 
 
+class NoMetrics:
+    """Takes the place of a page where nothing is to be counted: `/metrics` then knows of no prediction."""
+
+    def series(self, model: str, version: int) -> NoMetrics:
+        return self
+
+    def record(self, outcome: str, timings: Timings) -> None:
+        """Forget it."""
+
+
 class MetricsPage:
     """A page opened for writing. One for each gateway process; a lock on the file keeps a second writer away."""
 

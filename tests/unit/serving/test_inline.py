@@ -9,9 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from seaway.errors import Cancelled, InferenceFailed, InvalidRequest
+from seaway.errors import (
+    Cancelled,
+    InferenceFailed,
+    InvalidRequest,
+    NotSupported,
+    PayloadTooLarge,
+    UnsupportedEncoding,
+)
 from seaway.runtimes.base import RunHandle
-from seaway.serving import inline, plane
+from seaway.serving import inline
 from seaway.serving.inline import InlineVersion, Watchdog
 from seaway.serving.plane import DataPlane, InferCall
 from seaway.serving.predictor import Payload, Reply, TooManyRows
@@ -103,6 +110,16 @@ def test_failures_are_the_worker_s_to_answer_and_after_some_in_a_row_the_version
     assert "8 runs in a row failed" in suspects[0]
 
 
+@pytest.mark.parametrize("fault", [InvalidRequest, PayloadTooLarge, UnsupportedEncoding, NotSupported])
+def test_no_fault_of_a_caller_moves_a_version_out(fault: type[Exception]) -> None:
+    suspects: list[str] = []
+    one = version(failing(fault("no")), suspects)
+    for _ in range(50):
+        with pytest.raises(fault):
+            one.answer(PAYLOAD, "id")
+    assert suspects == []
+
+
 def test_what_callers_do_wrong_is_told_them_and_counts_against_nobody() -> None:
     suspects: list[str] = []
     one = version(failing(InvalidRequest("inputs: expected 3 numbers")), suspects)
@@ -134,23 +151,26 @@ def data_plane(tmp_path: Path) -> Iterator[DataPlane]:
     page.close()
 
 
-def test_a_gateway_that_grows_moves_all_inline_versions_out(
-    data_plane: DataPlane, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    told: list[str] = []
-    data_plane.on_moved_out = lambda served, reason: told.append(reason)
-    one = version(nothing, [])
-    data_plane._loaded["m", 1, 1] = data_plane._inline["m"] = one
-    data_plane._base_bytes = 100 << 20
-    call = InferCall("m", None, "predict", b"")
-    assert data_plane.find_inline(call, 10) is one
-    monkeypatch.setattr(plane, "resident_bytes", lambda: 300 << 20)
-    data_plane.check_growth()
-    assert told == []
-    monkeypatch.setattr(plane, "resident_bytes", lambda: 400 << 20)
-    data_plane.check_growth()
-    assert told == ["the gateway has grown by 300 MiB"]
-    assert data_plane.find_inline(call, 10) is None
+def test_a_version_whose_runs_make_the_gateway_grow_is_moved_out() -> None:
+    kept: list[bytes] = []
+    suspects: list[str] = []
+    one = version(lambda handle: kept.append(b"x" * (1 << 20)), suspects)
+    for _ in range(200):
+        one.answer(PAYLOAD, "id")
+    assert not any("MiB with its runs" in reason for reason in suspects)
+    for _ in range(120):
+        one.answer(PAYLOAD, "id")
+    assert any("MiB with its runs" in reason for reason in suspects)
+
+
+def test_what_else_makes_the_gateway_grow_is_held_against_no_version() -> None:
+    kept: list[bytes] = []
+    suspects: list[str] = []
+    one = version(nothing, suspects)
+    for _ in range(300):
+        kept.append(b"x" * (1 << 20))
+        one.answer(PAYLOAD, "id")
+    assert suspects == []
 
 
 def test_only_what_is_plain_business_runs_inline(data_plane: DataPlane) -> None:
@@ -159,6 +179,9 @@ def test_only_what_is_plain_business_runs_inline(data_plane: DataPlane) -> None:
     assert data_plane.find_inline(InferCall("m", None, "predict", b""), 16_385) is None
     assert data_plane.find_inline(InferCall("m", "1", "predict", b""), 10) is None
     assert data_plane.find_inline(InferCall("other", None, "predict", b""), 10) is None
+    assert data_plane.find_inline(InferCall("m", None, "predict", b"", content_encoding="gzip"), 10) is None
+    assert data_plane.find_inline(InferCall("m", None, "predict", b"", timeout_seconds=1e-6), 10) is None
+    assert data_plane.find_inline(InferCall("m", None, "predict", b"", timeout_seconds=1.0), 10) is not None
 
 
 def test_an_inline_answer_is_counted_like_any_other(data_plane: DataPlane, tmp_path: Path) -> None:
