@@ -10,6 +10,7 @@ import math
 from collections import OrderedDict, deque
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from seaway.errors import Overloaded, PayloadTooLarge
 from seaway.serving.batch_limits import BatchLimits
@@ -78,7 +79,7 @@ class BatchQueue:
     # ------------------------------------------------------------------ coming and going
 
     def put(self, ticket: Ticket) -> None:
-        """Accept a ticket. Raises Overloaded when too much waits, PayloadTooLarge for one that can never be accepted."""
+        """Accept a ticket. Raises Overloaded when too much waits, PayloadTooLarge for what can never be accepted."""
         lengths = _checked_lengths(ticket)
         self._admit(ticket, max(lengths) if lengths else 1)
         self._numbers += 1
@@ -213,9 +214,8 @@ class BatchQueue:
             return urgent, Reason.DEADLINE
         for pools in self._pools.values():
             if self._is_full(pools, enough):
-                return (pools[Priority.HIGH] if pools[Priority.HIGH].rows else pools[Priority.LOW]).oldest().ticket, (
-                    Reason.FULL
-                )
+                high, low = pools
+                return (high if high.rows else low).oldest().ticket, Reason.FULL
         return None
 
     def _heads(self) -> list[Ticket]:
@@ -282,11 +282,12 @@ class BatchQueue:
     def _plan(self, own: LengthPool, other: LengthPool, length: int, max_rows: int) -> tuple[int, int, int]:
         """Width, rows of the head's priority, and rows of the other one, which never make a batch wider."""
         limits = self.limits
-        window = own.window(length, limits, max_rows)
+        waiting = own.rows + other.rows
+        window = own.window(length, limits, max_rows, waiting)
         capacity = min(max_rows, limits.capacity(window.width))
         if not other.rows or window.rows >= capacity:
             return window.width, window.rows, 0
-        return window.width, window.rows, other.extend(window, capacity, limits).rows - window.rows
+        return window.width, window.rows, other.extend(window, capacity, limits, waiting).rows - window.rows
 
     def _count_turn(self, priority: Priority) -> None:
         low_waits = bool(self._fifos[Priority.LOW])
@@ -301,8 +302,9 @@ class BatchQueue:
                 del self._fifos[ticket.priority][ticket.number]
         batch = _batch(key, _joined(slices), reason)
         self.waiting_rows -= batch.rows
-        full = batch.rows == self.limits.capacity(batch.width) or batch.rows in self.limits.preferred_sizes
-        return self._start(_replace_reason(batch, Reason.FULL) if full else batch)
+        if batch.rows >= self.limits.capacity(batch.width) or batch.rows in self.limits.preferred_sizes:
+            batch.reason = Reason.FULL
+        return self._start(batch)
 
     def _start(self, batch: Batch) -> Batch:
         for part in batch.slices:
@@ -380,7 +382,7 @@ def _segments(ticket: Ticket, lengths: list[int] | None) -> list[Segment]:
     ticket.order = sorted(range(ticket.rows), key=lengths.__getitem__)
     ordered = ticket.ordered_lengths = sorted(lengths)
     edges = [0, *(at for at in range(1, ticket.rows) if ordered[at] != ordered[at - 1]), ticket.rows]
-    return [Segment(ticket, ordered[start], start, stop) for start, stop in zip(edges, edges[1:], strict=False)]
+    return [Segment(ticket, ordered[start], start, stop) for start, stop in pairwise(edges)]
 
 
 def _joined(slices: Sequence[Slice]) -> list[Slice]:

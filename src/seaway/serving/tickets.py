@@ -39,7 +39,7 @@ class Reason(StrEnum):
 
 
 class Ticket(msgspec.Struct, eq=False):
-    """A request that the queue answers for. What has no default is the caller's to say, the rest below is the queue's."""
+    """A request that the queue answers for. Down to `payload` its fields are the caller's, from there the queue's."""
 
     key: Hashable
     """Only rows of equal keys ride together."""
@@ -103,7 +103,7 @@ class Slice(msgspec.Struct, eq=False):
         return slice(self.start, self.stop) if order is None else order[self.start : self.stop]
 
 
-class Batch(msgspec.Struct, frozen=True, eq=False):
+class Batch(msgspec.Struct, eq=False):
     """What runs together. Rows are in the order of `slices`."""
 
     key: Hashable
