@@ -67,7 +67,7 @@ class BatchQueue:
     @property
     def has_work(self) -> bool:
         """True when something waits that is not in a batch."""
-        return bool(self._retries) or self.waiting_rows > 0
+        return self._has_retries() or self.waiting_rows > 0
 
     def backlog_ns(self) -> int:
         """How long a device needs for what waits."""
@@ -127,15 +127,14 @@ class BatchQueue:
         A busy device gets one ahead only when that can't grow by waiting: for nothing is lost until it is free.
         """
         self._sweep(now_ns)
-        while self._retries:
-            if batch := self._retry():
-                return batch
+        if self._has_retries():
+            return self._retry()
         found = self._leaving(now_ns, device_free=device_free)
         return None if found is None else self._make(*found)
 
     def due(self, now_ns: int) -> int | None:
         """When a free device should call `take`, if nothing comes until then; `now_ns` where it should at once."""
-        if self._retries or self._leaving(now_ns, device_free=True):
+        if self._has_retries() or self._leaving(now_ns, device_free=True):
             return now_ns
         heads = [head.arrived_ns + self.limits.max_delay_ns for head in self._heads()]
         if urgent := self._first_to_expire():
@@ -311,11 +310,16 @@ class BatchQueue:
             part.ticket.running += len(part)
         return batch
 
-    def _retry(self) -> Batch | None:
+    def _has_retries(self) -> bool:
+        """Whether a part of a failed batch is to run again; parts are forgotten when all their tickets have ended."""
+        retries = self._retries
+        while retries and all(part.ticket.outcome is not None for part in retries[0]):
+            retries.popleft()
+        return bool(retries)
+
+    def _retry(self) -> Batch:
         """The first part of a failed batch, without the tickets that have ended since and within the limits of now."""
         alive = [part for part in self._retries.popleft() if part.ticket.outcome is None]
-        if not alive:
-            return None
         width = max(part.ticket.width(part.stop) for part in alive)
         now, later = _cut(alive, self.limits.capacity(width))
         if later:
