@@ -139,14 +139,13 @@ def choose_limits(
 
 def _largest(curve: Sequence[CurvePoint], good: set[CurvePoint]) -> tuple[int, int]:
     """The most tokens, then rows, such that all measured batches within them are good."""
-    best = (1, 1)
     for tokens in sorted({point.tokens for point in good}, reverse=True):
         for rows in sorted({point.rows for point in good if point.tokens <= tokens}, reverse=True):
             within = [point for point in curve if point.rows <= rows and point.tokens <= tokens]
             reached = any(point.tokens == tokens for point in within)
             if reached and all(point in good for point in within):
                 return rows, tokens
-    return best
+    return 1, 1
 
 
 # --------------------------------------------------------------------------- in production
@@ -154,8 +153,8 @@ def _largest(curve: Sequence[CurvePoint], good: set[CurvePoint]) -> tuple[int, i
 _WINDOW_NS = 1_000_000_000
 _WINDOW_BATCHES = 8
 _MISSES_ALLOWED = 0.1
-_LOWER, _RAISE = 0.75, 1 / 16
-_WINDOWS_MET = 3
+_LOWER, _RAISE = 0.75, 1 / 64
+_WINDOWS_MET = 5
 """So many windows in a row have to meet the target before the limits are raised, by a step for each further one."""
 _CEILING_NS = 3600 * 1_000_000_000
 """How long a batch that ran out of memory is remembered: what took the memory may have gone."""
@@ -169,6 +168,7 @@ class AdaptiveLimits:
     """
 
     def __init__(self, calibrated: BatchLimits, *, latency_target_seconds: float | None = None) -> None:
+        calibrated = replace(calibrated, max_width=calibrated.longest)
         self._calibrated = calibrated
         self._allowed_ns = None if latency_target_seconds is None else latency_target_seconds * TARGET_SHARE * 1e9
         self._share = 1.0
@@ -211,11 +211,10 @@ class AdaptiveLimits:
         if self._ceiling is not None and now_ns >= self._ceiling_until_ns:
             self._ceiling = None
         before, calibrated = self.limits, self._calibrated
-        rows, tokens = max(1, int(calibrated.max_rows * self._share)), calibrated.max_tokens
-        if tokens is not None:
-            tokens = max(1, int(tokens * self._share))
-        if self._ceiling is not None:
-            rows = min(rows, self._ceiling.max_rows)
-            tokens = tokens if self._ceiling.max_tokens is None else min(tokens or 1, self._ceiling.max_tokens)
-        self.limits = replace(calibrated, max_rows=rows, max_tokens=tokens, max_width=calibrated.longest)
+        ceiling = self._ceiling or calibrated
+        rows = min(max(1, int(calibrated.max_rows * self._share)), ceiling.max_rows)
+        tokens = None
+        if calibrated.max_tokens is not None and ceiling.max_tokens is not None:
+            tokens = min(max(1, int(calibrated.max_tokens * self._share)), ceiling.max_tokens)
+        self.limits = replace(calibrated, max_rows=rows, max_tokens=tokens)
         return self.limits != before
