@@ -19,6 +19,8 @@
     ├─ NotSupported              part of a protocol that is not offered
     ├─ ArtifactCorrupt           bytes on disk are not the bytes registered
     ├─ InferenceFailed           the model itself failed on an acceptable input
+    │  ├─ OutOfMemory            it asked for more memory than the device has left
+    │  └─ DeviceLost             the device failed, and answers nothing more in this process
     ├─ WarmUpFailed              a version didn't give its known answers, or failed on its first input
     └─ ConfigurationError        a setting is wrong
 
@@ -112,6 +114,14 @@ class ArtifactCorrupt(SeawayError):
 
 class InferenceFailed(SeawayError):
     """The model failed on an input that its signature allows."""
+
+
+class OutOfMemory(InferenceFailed):
+    """The run needed more memory than the device has left; a smaller batch may fit."""
+
+
+class DeviceLost(InferenceFailed):
+    """The device failed in a way that only a new process gets over; nothing is known about the input's part in it."""
 
 
 class WarmUpFailed(SeawayError):

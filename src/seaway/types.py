@@ -70,6 +70,8 @@ class Calibration:
     """Size of the version's files."""
     value_sized_operators: tuple[str, ...] = ()
     """Operators whose output may be of any size (Range, Tile), as the values of an input say."""
+    obstacle: str = ""
+    """Why no gateway may run it, whatever it costs: what its runtime says."""
 
     @property
     def request_ns(self) -> int:

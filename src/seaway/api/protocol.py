@@ -49,7 +49,7 @@ def configuration(served: ServedVersion) -> dict[str, Any]:
     return {
         "name": served.model,
         "platform": served.platform,
-        "backend": "onnxruntime",
+        "backend": served.platform.partition("_")[0],
         "version_policy": {"specific": {"versions": [served.version]}},
         "max_batch_size": served.max_batch_size if batch else 0,
         "input": _config_tensors(served.signature, batch=batch, inputs=True),
@@ -57,7 +57,7 @@ def configuration(served: ServedVersion) -> dict[str, Any]:
         "instance_group": [
             {"name": served.model, "kind": "KIND_CPU", "count": sum(w.engines for w in served.workers) or 1}
         ],
-        "default_model_filename": "model.onnx",
+        "default_model_filename": "model.onnx" if served.platform.endswith("_onnx") else "",
         "parameters": {},
         "model_transaction_policy": {"decoupled": False},
     }

@@ -22,7 +22,7 @@ INPUT_TYPES = {
 def open_input(package: Path, spec: PackageSpec, signature: Signature) -> InputType:
     """The input type that `spec` names, checked against the graph. Raises InvalidPackage naming the wrong key."""
     try:
-        kind: type[InputType] = resolve("input type", spec.input.type, INPUT_TYPES)
+        kind: type[InputType] = resolve("input type", spec.input.type or "tensor", INPUT_TYPES)
     except ConfigurationError as error:
         raise InvalidPackage(f"{SPEC_FILE}: input.type: {error}") from error
     return kind.open(package, spec, signature)

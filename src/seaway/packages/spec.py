@@ -32,7 +32,8 @@ _UNKEEPABLE = re.compile(r"[\x00\ud800-\udfff]")
 class InputSpec(msgspec.Struct, frozen=True, kw_only=True):
     """Section `input`. `options` is for the input type named by `type`, which checks it."""
 
-    type: str = "tensor"
+    type: str = ""
+    """Empty: what the runtime makes of the package's files, else `tensor`."""
     allow_nonfinite: bool = False
     options: Json = {}
 
@@ -65,6 +66,10 @@ class PackageSpec(msgspec.Struct, frozen=True, kw_only=True):
 
     runtime: str | None = None
     model: str | None = None
+    task: str | None = None
+    architecture: tuple[Json, ...] | None = None
+    signature: Json | None = None
+    """This and the two above are for the runtimes that read them, which check them."""
     input: InputSpec = InputSpec()
     output: OutputSpec = OutputSpec()
     known_answers: str | None = None
@@ -77,6 +82,9 @@ class _File(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
     runtime: str | None = None
     model: str | None = None
+    task: str | None = None
+    architecture: tuple[Json, ...] | None = None
+    signature: Json | None = None
     input: Json = {}
     output: Json = {}
     known_answers: str | None = None
@@ -95,6 +103,9 @@ def read_spec(package: Path) -> PackageSpec:
     return PackageSpec(
         runtime=file.runtime,
         model=str(safe_path(file.model)) if file.model is not None else None,
+        task=file.task,
+        architecture=file.architecture,
+        signature=file.signature,
         input=convert({**common, "options": options}, InputSpec, "input"),
         output=convert(file.output, OutputSpec, "output"),
         known_answers=str(safe_path(file.known_answers)) if file.known_answers is not None else None,

@@ -26,6 +26,8 @@ class Operators:
     """Those that run a graph of their own: how long that takes depends on the input."""
     value_sized: frozenset[str] = frozenset()
     """Those whose output may be of any size, as the values of an input say."""
+    obstacle: str = ""
+    """Why no gateway may run it, as the beginning of a sentence; empty: what it consists of decides."""
 
 
 class RunHandle:
@@ -79,9 +81,47 @@ class Session(Protocol):
         ...
 
 
+class DeviceSession(Session, Protocol):
+    """A loaded model on a device. What `run` does is here in its steps, so that the next batch can be on its way.
+
+    `check` and `stage` are called by any thread; `launch` by one thread at a time, in the order that the device is to
+    work in; `collect` by any thread.
+    """
+
+    device: str
+    """cpu, or cuda:0."""
+    dtype: str
+    """What it computes in: fp32, bf16 or fp16."""
+
+    def check(self, feeds: Mapping[str, Array]) -> None:
+        """Refuse what would make the device fail. Raises InvalidRequest, or PayloadTooLarge for too long a sequence."""
+        ...
+
+    def stage(self, feeds: Mapping[str, Array]) -> Any:
+        """Begin to copy the tensors to the device. Raises OutOfMemory."""
+        ...
+
+    def launch(self, staged: Any, outputs: Sequence[str], handle: RunHandle | None = None) -> Any:
+        """Run the model on what was staged; where the device works by itself, return as soon as it has its orders.
+
+        Raises what `run` raises.
+        """
+        ...
+
+    def collect(self, launched: Any) -> list[Array]:
+        """Wait for the outputs, in the order they were asked for. Raises what `run` raises."""
+        ...
+
+
 class Runtime(Protocol):
     """Opens the model of a package."""
 
-    def load(self, package: Path, spec: PackageSpec, *, threads: int) -> Session:
-        """Load `spec.model`. Raises InvalidPackage, whose message holds no path of this machine."""
+    def load(
+        self, package: Path, spec: PackageSpec, *, threads: int, device: str = "auto", dtype: str = "auto"
+    ) -> DeviceSession:
+        """Load `spec.model`. Raises InvalidPackage, whose message holds no path of this machine.
+
+        `device` is auto (a CUDA device where there is one), cpu, cuda or cuda:N; `dtype` is auto, fp32, bf16 or fp16.
+        Raises ConfigurationError for a device or a dtype that can't be had.
+        """
         ...

@@ -1,4 +1,4 @@
-"""ONNX models through ONNX Runtime on the CPU."""
+"""ONNX models through ONNX Runtime, on the CPU or, where its package for GPUs is installed, on a CUDA device."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as native
 
-from seaway.errors import Cancelled, InferenceFailed, InvalidPackage, InvalidRequest
+from seaway.errors import Cancelled, ConfigurationError, InferenceFailed, InvalidPackage, InvalidRequest, OutOfMemory
 from seaway.packages import PackageSpec
 from seaway.runtimes.base import Array, RunHandle
 from seaway.types import Signature, TensorSpec
@@ -29,6 +29,8 @@ _LOAD_ERRORS = (
     native.Fail, native.InvalidArgument, native.InvalidGraph, native.InvalidProtobuf, native.NoSuchFile, native.NoModel,
     native.NotImplemented, native.RuntimeException, native.EPFail, RuntimeError, ValueError,
 )  # fmt: skip
+_CUDA = "CUDAExecutionProvider"
+_DEVICE = re.compile(r"auto|cpu|cuda(:(?P<number>\d{1,3}))?")
 _RUN_ERRORS = (native.Fail, native.RuntimeException, native.NotImplemented, native.EPFail, RuntimeError, ValueError)
 
 # ONNX Runtime also logs what it raises, partly outside any session's settings; the raised form is reported.
@@ -38,18 +40,28 @@ ort.set_default_logger_severity(4)
 class OnnxRuntime:
     """Loads `*.onnx` files. The file is opened by its path, so that external data is looked for beside it only."""
 
-    def load(self, package: Path, spec: PackageSpec, *, threads: int) -> OnnxSession:
+    def load(
+        self, package: Path, spec: PackageSpec, *, threads: int, device: str = "auto", dtype: str = "auto"
+    ) -> OnnxSession:
         if spec.model is None:
             raise InvalidPackage("The package names no model file.")
+        if dtype not in {"auto", "fp32"}:
+            raise ConfigurationError(f"dtype: {dtype!r} can't be chosen for ONNX; the graph fixes it. Write auto.")
+        chosen, providers = choose_providers(device)
         try:
-            session = ort.InferenceSession(
-                str(package / spec.model), session_options(threads), providers=["CPUExecutionProvider"]
-            )
+            session = ort.InferenceSession(str(package / spec.model), session_options(threads), providers=providers)
         except _LOAD_ERRORS as error:
             raise InvalidPackage(_explain_load(str(error), package, spec.model)) from error
         except MemoryError as error:
             raise InvalidPackage(f"{spec.model!r} needs more memory to load than is allowed.") from error
-        return OnnxSession(session, read_signature(session))
+        if chosen != "cpu" and _CUDA not in session.get_providers():
+            if device == "auto":
+                return OnnxSession(session, read_signature(session))  # ONNX Runtime took the CPU by itself
+            raise ConfigurationError(
+                f"device: ONNX Runtime could not use {chosen!r}; its CUDA libraries are missing or don't fit. "
+                "Write cpu, or install what its package for GPUs asks for."
+            )
+        return OnnxSession(session, read_signature(session), device=chosen)
 
 
 class OnnxSession:
@@ -57,8 +69,10 @@ class OnnxSession:
 
     platform = "onnxruntime_onnx"
 
-    def __init__(self, session: Any, signature: Signature) -> None:
+    def __init__(self, session: Any, signature: Signature, *, device: str = "cpu") -> None:
         self.signature = signature
+        self.device = device
+        self.dtype = "fp16" if {spec.datatype for spec in signature.outputs} == {"FP16"} else "fp32"
         self._session = session
         self._options = _Options()
 
@@ -74,16 +88,33 @@ class OnnxSession:
             if handle is not None and handle.terminated:
                 raise Cancelled("The run was stopped.") from error
             if "bad_alloc" in str(error) or "Failed to allocate" in str(error):
-                raise InferenceFailed("The model asked for more memory than there is for it.") from error
+                raise OutOfMemory("The model asked for more memory than there is for it.") from error
             if "Non-zero status code returned while running" in str(error):
                 # It ran on its warm-up inputs: what a node can't compute is this input, dimensions that don't fit say.
                 raise InvalidRequest(f"The model can't compute this input: {_clean(str(error))}") from error
             raise InferenceFailed(f"The model failed: {_clean(str(error))}") from error
         except MemoryError as error:
-            raise InferenceFailed("The model asked for more memory than there is for it.") from error
+            raise OutOfMemory("The model asked for more memory than there is for it.") from error
         finally:
             if handle is not None and handle.end():
                 options.renew()
+
+
+    # As a `DeviceSession`: ONNX Runtime copies by itself and waits, so that a run is all in `launch`.
+
+    def check(self, feeds: Mapping[str, Array]) -> None:
+        """The graph's own checks are made when it runs, and refuse one input without harm to the next."""
+
+    def stage(self, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
+        return feeds
+
+    def launch(
+        self, staged: Mapping[str, Array], outputs: Sequence[str], handle: RunHandle | None = None
+    ) -> list[Array]:
+        return self.run(staged, outputs, handle)
+
+    def collect(self, launched: list[Array]) -> list[Array]:
+        return launched
 
 
 class _Options(threading.local):
@@ -95,6 +126,26 @@ class _Options(threading.local):
     def renew(self) -> None:
         self.current = ort.RunOptions()
         self.stop = functools.partial(setattr, self.current, "terminate", True)
+
+
+def choose_providers(asked: str) -> tuple[str, list[Any]]:
+    """The device that a setting means, and what ONNX Runtime calls it. Raises ConfigurationError.
+
+    `auto` takes the GPU where the installed package of ONNX Runtime is the one for GPUs.
+    """
+    matched = _DEVICE.fullmatch(asked)
+    if matched is None:
+        raise ConfigurationError(f"device: {asked!r} is none; write auto, cpu, cuda, or cuda:0 with another number.")
+    installed = _CUDA in ort.get_available_providers()
+    if asked == "cpu" or (asked == "auto" and not installed):
+        return "cpu", ["CPUExecutionProvider"]
+    if not installed:
+        raise ConfigurationError(
+            f"device: {asked!r} was asked for, and the ONNX Runtime that is installed has no CUDA; install "
+            "onnxruntime-gpu in its place, or write cpu."
+        )
+    number = int(matched["number"] or 0)
+    return f"cuda:{number}", [(_CUDA, {"device_id": number}), "CPUExecutionProvider"]
 
 
 def session_options(threads: int) -> Any:

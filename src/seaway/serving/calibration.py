@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -35,11 +36,11 @@ def machine(cores: int) -> str:
     """What figures are valid for: processor, cores, and the versions of what runs a model."""
     from importlib import metadata  # noqa: PLC0415 - a megabyte that only control needs
 
-    try:
-        version = metadata.version("onnxruntime")
-    except metadata.PackageNotFoundError:
-        version = "unknown"
-    return f"{process.processor()}, {cores} cores, onnxruntime {version}, seaway {__version__}"[:300]
+    versions = []
+    for name in ("onnxruntime", "torch", "transformers"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions.append(f"{name} {metadata.version(name)}")
+    return f"{process.processor()}, {cores} cores, {', '.join(versions)}, seaway {__version__}"[:300]
 
 
 # --------------------------------------------------------------------------- in the worker
@@ -72,6 +73,7 @@ def measure(predictor: Predictor, package: Path, *, load_seconds: float, machine
         machine=machine,
         fixed_size=predictor.fixed_size,
         value_sized_operators=tuple(sorted(found.value_sized)),
+        obstacle=found.obstacle,
         model_bytes=sum(path.stat().st_size for path in package.rglob("*") if path.is_file()),
     )
 
@@ -149,6 +151,8 @@ def inline_spec(calibration: Calibration, package: Path) -> InlineSpec:
 
 def _obstacle(calibration: Calibration) -> str | None:
     """Why a version can't run in gateways, as the beginning of a sentence."""
+    if calibration.obstacle:
+        return calibration.obstacle
     if calibration.subgraph_operators:
         found = " and ".join(calibration.subgraph_operators)
         return f"Its graph has {found}, so how long it runs depends on the input"

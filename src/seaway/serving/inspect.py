@@ -18,10 +18,13 @@ from typing import Any
 import msgspec
 
 from seaway.errors import InvalidPackage, SeawayError
+from seaway.serving import process
 from seaway.types import Json, Signature
 
 MAX_ANSWER_BYTES = 16 * 1024 * 1024
 MAX_BODY_BYTES = 64 * 1024 * 1024
+LIBRARIES_BYTES = 32 << 30
+"""Address space that a runtime's libraries may map on top: torch for the CPU takes 0.6 GB, for CUDA several."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,17 +45,17 @@ def inspect_package(directory: Path, *, memory_bytes: int, seconds: float) -> In
     command = [sys.executable, "-P", "-m", "seaway.serving.inspect"]
     command += [str(directory.resolve()), str(memory_bytes), str(seconds)]
     with tempfile.TemporaryFile() as answer:
-        process = subprocess.Popen(  # noqa: S603 - our own module, no shell
+        child = subprocess.Popen(  # noqa: S603 - our own module, no shell
             command, stdin=subprocess.DEVNULL, stdout=answer, stderr=subprocess.DEVNULL,
             env=child_environment(worker=True), start_new_session=True,
         )  # fmt: skip
         try:
-            status = process.wait(timeout=seconds)
+            status = child.wait(timeout=seconds)
         except subprocess.TimeoutExpired as error:
             raise InvalidPackage(_too_slow(seconds)) from error
         finally:
-            process.kill()
-            process.wait()
+            child.kill()
+            child.wait()
         answer.seek(0)
         return _read(answer.read(MAX_ANSWER_BYTES), status, memory_bytes=memory_bytes, seconds=seconds)
 
@@ -82,24 +85,44 @@ def _too_slow(seconds: float) -> str:
 
 
 def limit_process(memory_bytes: int, seconds: float) -> None:
-    """Caps on memory, CPU time and files. Called first in a throw-away process."""
+    """Caps on memory, CPU time and files. Called first in a throw-away process.
+
+    A runtime's own libraries are not counted to `memory_bytes`, which `limit_model` makes exact once they are there.
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (_at_most(memory_bytes + LIBRARIES_BYTES, hard), hard))
     cpu_seconds = int(seconds) + 1
     limits = {
-        resource.RLIMIT_AS: memory_bytes,
         resource.RLIMIT_CPU: cpu_seconds,
         resource.RLIMIT_FSIZE: MAX_ANSWER_BYTES,
         resource.RLIMIT_CORE: 0,
     }
     for kind, limit in limits.items():
         _, hard = resource.getrlimit(kind)
-        limit = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
+        limit = _at_most(limit, hard)
         resource.setrlimit(kind, (limit, limit))
 
 
-def _inspect(directory: Path) -> dict[str, Any]:
+def limit_model(directory: Path, memory_bytes: int) -> None:
+    """Load the libraries that the package needs, and cap what comes after them. Raises InvalidPackage."""
+    from seaway.packages import read_spec  # noqa: PLC0415 - after the limits
+    from seaway.runtimes import identify, runtime  # noqa: PLC0415 - as above
+
+    runtime(identify(directory, read_spec(directory)).runtime or "")
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    limit = _at_most(process.address_space_bytes() + memory_bytes, hard)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+
+def _at_most(limit: int, hard: int) -> int:
+    return limit if hard == resource.RLIM_INFINITY else min(limit, hard)
+
+
+def _inspect(directory: Path, memory_bytes: int) -> dict[str, Any]:
     from seaway.serving.predictor import Predictor  # noqa: PLC0415 - after the limits
 
     try:
+        limit_model(directory, memory_bytes)
         predictor = Predictor.open(directory, model="inspected", version=0, max_body_bytes=MAX_BODY_BYTES)
         predictor.warm_up()
     except SeawayError as error:
@@ -115,7 +138,7 @@ def _inspect(directory: Path) -> dict[str, Any]:
 def main(arguments: list[str]) -> None:
     directory, memory_bytes, seconds = Path(arguments[0]), int(arguments[1]), float(arguments[2])
     limit_process(memory_bytes, seconds)
-    answer = msgspec.json.encode(_inspect(directory))
+    answer = msgspec.json.encode(_inspect(directory, memory_bytes))
     sys.stdout.buffer.write(answer + b"\n")
     sys.stdout.flush()
 

@@ -92,13 +92,17 @@ class Reply(msgspec.Struct, frozen=True, gc=False):
 class Predictor:
     """A loaded version. Safe to use from several threads at once."""
 
-    def __init__(self, package: Path, *, model: str, version: int, max_body_bytes: int, threads: int) -> None:
+    def __init__(  # noqa: PLR0913 - called by `open` alone
+        self, package: Path, *, model: str, version: int, max_body_bytes: int, threads: int, device: str, dtype: str
+    ) -> None:
         spec = identify(package, read_spec(package))
         self.spec = spec
         self._model = model
         self._version = version
         self._max_body_bytes = max_body_bytes
-        self._session = runtime(spec.runtime or "").load(package, spec, threads=threads)
+        self._session = runtime(spec.runtime or "").load(
+            package, spec, threads=threads, device=device, dtype=dtype
+        )
         self._input = open_input(package, spec, self._session.signature)
         self._outputs = OutputStage(spec.output, self._session.signature, masked=self._input.gives_masks)
         self._answers = read_known_answers(package, spec)
@@ -113,9 +117,25 @@ class Predictor:
         )
 
     @classmethod
-    def open(cls, package: Path, *, model: str, version: int, max_body_bytes: int, threads: int = 1) -> Predictor:
-        """Load the package. Raises InvalidPackage saying what is wrong with it, without paths of this machine."""
-        return cls(package, model=model, version=version, max_body_bytes=max_body_bytes, threads=threads)
+    def open(  # noqa: PLR0913 - names and limits, all different
+        cls,
+        package: Path,
+        *,
+        model: str,
+        version: int,
+        max_body_bytes: int,
+        threads: int = 1,
+        device: str = "cpu",
+        dtype: str = "auto",
+    ) -> Predictor:
+        """Load the package. Raises InvalidPackage saying what is wrong with it, without paths of this machine.
+
+        Raises ConfigurationError for a device or dtype that can't be had; `Runtime.load` says what there is.
+        """
+        return cls(
+            package, model=model, version=version, max_body_bytes=max_body_bytes, threads=threads, device=device,
+            dtype=dtype,
+        )  # fmt: skip
 
     @property
     def signature(self) -> Signature:

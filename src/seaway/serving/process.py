@@ -89,6 +89,15 @@ def proportional_memory_bytes(pid: int) -> int | None:
     return None
 
 
+def address_space_bytes() -> int:
+    """What this process has mapped, which is what RLIMIT_AS counts; 0 where that can't be read."""
+    try:
+        with open("/proc/self/statm") as file:  # noqa: PTH123
+            return int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError):
+        return 0
+
+
 def peak_memory_bytes() -> int:
     """The most memory that this process has had."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

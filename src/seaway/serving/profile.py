@@ -23,7 +23,7 @@ import msgspec
 from seaway.errors import InferenceFailed, SeawayError
 from seaway.serving import process
 from seaway.serving.calibration import median, step_times
-from seaway.serving.inspect import MAX_ANSWER_BYTES, MAX_BODY_BYTES, limit_process
+from seaway.serving.inspect import MAX_ANSWER_BYTES, MAX_BODY_BYTES, limit_model, limit_process
 from seaway.types import MAX_BATCH_SIZE, Json
 
 NICENESS = 10
@@ -302,9 +302,10 @@ def _counts(most: int) -> Sequence[int]:
     return sorted({most, *(1 << power for power in range(most.bit_length()))})
 
 
-def _profile(directory: Path, tell: Callable[[Step], None]) -> _Ended:
+def _profile(directory: Path, memory_bytes: int, tell: Callable[[Step], None]) -> _Ended:
     try:
         tell(Step("load", 0.0))
+        limit_model(directory, memory_bytes)
         return _Ended(_Profiler(directory, tell).curves())
     except SeawayError as error:
         return _Ended(error=str(error))
@@ -324,7 +325,7 @@ def main(arguments: list[str]) -> None:
         sys.stdout.buffer.write(msgspec.json.encode(message) + b"\n")
         sys.stdout.flush()
 
-    tell(_profile(Path(directory), tell))
+    tell(_profile(Path(directory), int(memory_bytes), tell))
 
 
 if __name__ == "__main__":
