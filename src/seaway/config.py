@@ -38,6 +38,10 @@ class Settings(BaseSettings):
     placement: Literal["auto", "inline", "worker"] = Field(
         "auto", description="Where versions run: inline is in the gateways; auto decides by calibration."
     )
+    lane: Literal["auto", "cpu", "batch"] = Field(
+        "auto", description="cpu: a sample at a time on each core; batch: many together; auto: batch on a GPU."
+    )
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d{1,3})?)$", description="What the batch lane runs on.")
     isolation: bool = Field(
         True, description="Slow models leave cores to the gateways while these run fast ones (half of them at most)."
     )

@@ -70,6 +70,13 @@ class Calibration:
     """Size of the version's files."""
     value_sized_operators: tuple[str, ...] = ()
     """Operators whose output may be of any size (Range, Tile), as the values of an input say."""
+    curve: tuple[tuple[int, int, float, int], ...] = ()
+    """For the batch lane: rows, width, seconds (below 0: no memory) and bytes of each batch that was measured."""
+    device: str = "cpu"
+    dtype: str = "fp32"
+    max_difference: float | None = None
+    """Of answers in `dtype` from those on the CPU in fp32; None where both are the same."""
+    min_cosine: float | None = None
     obstacle: str = ""
     """Why no gateway may run it, whatever it costs: what its runtime says."""
 
@@ -89,6 +96,7 @@ class Choice:
     """Over all processes, a multiple of them."""
     why: str
     """A sentence for people."""
+    lane: str = "cpu"
     refusal: str = ""
     """Why what was asked for can't be; a deployment that never served fails with it."""
 
@@ -192,6 +200,20 @@ class ServingSettings:
     timeout_seconds: float | None = None
     placement: str | None = None
     """auto, inline (in the gateway) or worker."""
+    lane: str | None = None
+    """auto (batch on a GPU), cpu (one sample, one engine) or batch."""
+    device: str | None = None
+    """Of the batch lane: auto, cpu, cuda or cuda:N."""
+    dtype: str | None = None
+    """What the batch lane computes in: auto, fp32, bf16 or fp16."""
+    max_batch_rows: int | None = None
+    max_batch_tokens: int | None = None
+    """Rows times the longest length, padding counted."""
+    max_queue_delay_seconds: float | None = None
+    """How long a free device waits for company."""
+    latency_target_seconds: float | None = None
+    """Batches take at most half of it."""
+    length_bucketing: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,6 +341,10 @@ class WorkerConfig:
     log_file: Path | None = None
     kill_point_file: Path | None = None
     calibrate: CalibrationOrder | None = None
+    batching: ServingSettings | None = None
+    """For the batch lane; None: the CPU lane."""
+    curve: tuple[tuple[int, int, float, int], ...] = ()
+    """What is known of batches from an earlier worker."""
     activity: Path | None = None
     """Page that tells when gateways run models themselves; None: engines keep their cores whatever they do."""
 

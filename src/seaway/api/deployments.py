@@ -39,6 +39,26 @@ class DeployBody(Body):
     placement: Literal["auto", "inline", "worker"] | None = Field(
         None, description="Where it runs: in the gateways (inline), in workers, or as calibration finds it best (auto)."
     )
+    lane: Literal["auto", "cpu", "batch"] | None = Field(
+        None, description="A sample at a time on each core (cpu), many together (batch), or batch on a GPU (auto)."
+    )
+    device: str | None = Field(
+        None, pattern=r"^(auto|cpu|cuda(:\d{1,3})?)$", description="Of the batch lane: auto, cpu, cuda or cuda:N."
+    )
+    dtype: Literal["auto", "fp32", "bf16", "fp16"] | None = Field(
+        None, description="What the batch lane computes in; auto: fp32 on a CPU, bf16 or fp16 on a GPU."
+    )
+    max_batch_rows: int | None = Field(None, ge=1, le=65_536, description="Samples of one batch.")
+    max_batch_tokens: int | None = Field(
+        None, ge=1, le=100_000_000, description="Samples of a batch times its longest length, padding counted."
+    )
+    max_queue_delay_seconds: float | None = Field(
+        None, ge=0, le=60, description="How long a free device waits for company; default 0."
+    )
+    latency_target_seconds: float | None = Field(
+        None, gt=0, le=3600, description="Batches are kept so small that they take half of it."
+    )
+    length_bucketing: bool | None = Field(None, description="Whether texts of like length ride together; default true.")
     reason: Text = ""
 
 

@@ -121,7 +121,7 @@ def _response(prediction: Prediction, traceparent: str) -> Response:
     run_ns = answer.input_ns + answer.infer_ns + answer.output_ns
     headers = {
         "content-type": answer.content_type,
-        "server-timing": f"queue;dur={answer.queue_ns / 1e6:.3f}, batch;dur=0, run;dur={run_ns / 1e6:.3f}",
+        "server-timing": server_timing(answer.queue_ns, run_ns, answer.batch_ns, answer.batch_rows),
         "seaway-version": str(prediction.served.version),
         "seaway-prediction-id": prediction.prediction_id,
         "traceparent": traceparent,
@@ -142,6 +142,16 @@ def read_header_length(text: str | None, size: int | None) -> int | None:
         limit = "" if size is None else f" from 0 to {size}, the length of the body"
         raise InvalidRequest(f"The header Inference-Header-Content-Length must be a number{limit}.")
     return int(text)
+
+
+def server_timing(queue_ns: int, run_ns: int, batch_ns: int, batch_rows: int) -> str:
+    """The header Server-Timing: where the time went, in milliseconds, and the size of the batch if there was one.
+
+    >>> server_timing(250_000, 4_000_000, 0, 0), server_timing(0, 4_000_000, 1_500_000, 12)
+    ('queue;dur=0.250, batch;dur=0, run;dur=4.000', 'queue;dur=0.000, batch;dur=1.500;desc="12 rows", run;dur=4.000')
+    """
+    batch = f'{batch_ns / 1e6:.3f};desc="{batch_rows} rows"' if batch_rows else "0"
+    return f"queue;dur={queue_ns / 1e6:.3f}, batch;dur={batch}, run;dur={run_ns / 1e6:.3f}"
 
 
 def read_timeout(text: str | None) -> float | None:

@@ -20,7 +20,7 @@ import structlog
 from seaway.api.edge import admits
 from seaway.api.errors import error_parts
 from seaway.api.guarded import GuardedProtocol, response_head
-from seaway.api.infer import asked_timeout, read_header_length, read_timeout
+from seaway.api.infer import asked_timeout, read_header_length, read_timeout, server_timing
 from seaway.config import Settings
 from seaway.errors import DeadlineExceeded, InvalidRequest, NotFound, Overloaded, SeawayError
 from seaway.serving import messages
@@ -284,7 +284,7 @@ class LaneProtocol(GuardedProtocol):
         reply, prediction_id, run_ns = found
         if self._leaving or reply.header_length is not None or reply.content_encoding or self.lane.debug:
             content = b"".join(reply.chunks)
-            self._write(reply, content, (0, run_ns), version.served.version, prediction_id)
+            self._write(reply, content, (0, run_ns, 0, 0), version.served.version, prediction_id)
             return True
         self.transport.write(
             b"HTTP/1.1 200 OK\r\ncontent-type: %b\r\nserver-timing: queue;dur=0, batch;dur=0, run;dur=%.3f\r\n"
@@ -311,7 +311,8 @@ class LaneProtocol(GuardedProtocol):
             self._refuse(outcome)
         else:
             result, answer = outcome.result, outcome.result.answer
-            times = (answer.queue_ns, answer.input_ns + answer.infer_ns + answer.output_ns)
+            run_ns = answer.input_ns + answer.infer_ns + answer.output_ns
+            times = (answer.queue_ns, run_ns, answer.batch_ns, answer.batch_rows)
             self._write(answer, result.body, times, outcome.served.version, outcome.prediction_id, result.slot)
         if waited:
             self._go_on()
@@ -320,7 +321,7 @@ class LaneProtocol(GuardedProtocol):
         self,
         answer: messages.Answer | Reply,
         body: bytes | memoryview,
-        times: tuple[int, int],
+        times: tuple[int, int, int, int],
         version: int,
         prediction_id: str,
         slot: Slot | None = None,
@@ -332,12 +333,11 @@ class LaneProtocol(GuardedProtocol):
             more += f"content-encoding: {answer.content_encoding}\r\n"
         if self._leaving:
             more += "connection: close\r\n"
-        queue_ns, run_ns = times
         if self.lane.debug:
-            log.debug("request.finished", prediction_id=prediction_id, trace=self._traceparent, ms=run_ns / 1e6)
+            log.debug("request.finished", prediction_id=prediction_id, trace=self._traceparent, ms=times[1] / 1e6)
         head = (
             f"HTTP/1.1 200 OK\r\ncontent-type: {answer.content_type}\r\n"
-            f"server-timing: queue;dur={queue_ns / 1e6:.3f}, batch;dur=0, run;dur={run_ns / 1e6:.3f}\r\n"
+            f"server-timing: {server_timing(*times)}\r\n"
             f"seaway-version: {version}\r\nseaway-prediction-id: {prediction_id}\r\n"
             f"traceparent: {self._traceparent}\r\n{more}content-length: {len(body)}\r\n\r\n"
         ).encode()

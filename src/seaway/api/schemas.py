@@ -220,6 +220,14 @@ class Settings(Answer):
     max_queue_size: int | None
     timeout_seconds: float | None
     placement: str | None = Field(description="auto, inline or worker.")
+    lane: str | None = Field(description="auto, cpu or batch.")
+    device: str | None = Field(description="Of the batch lane.")
+    dtype: str | None = Field(description="Of the batch lane.")
+    max_batch_rows: int | None
+    max_batch_tokens: int | None
+    max_queue_delay_seconds: float | None
+    latency_target_seconds: float | None
+    length_bucketing: bool | None
 
 
 class Revision(Answer):
@@ -263,6 +271,7 @@ class Choice(Answer):
     placement: str = Field(description="inline (in the gateways) or worker.", examples=["inline"])
     processes: int = Field(examples=[1])
     engines: int = Field(description="Over all processes.", examples=[1])
+    lane: str = Field(description="cpu or batch.", examples=["cpu"])
     why: str = Field(description="A sentence for people.")
 
 

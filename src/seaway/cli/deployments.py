@@ -36,11 +36,37 @@ def deploy(  # noqa: PLR0913 - a command's flags are its parameters
         Literal["auto", "inline", "worker"] | None,
         typer.Option(help="Where it runs: in the gateways (inline), in workers, or as calibration finds it best."),
     ] = None,
+    lane: Annotated[
+        Literal["auto", "cpu", "batch"] | None,
+        typer.Option(help="A sample at a time on each core (cpu), many together (batch), or batch on a GPU (auto)."),
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="Of the batch lane: auto, cpu, cuda or cuda:N.")] = None,
+    dtype: Annotated[
+        Literal["auto", "fp32", "bf16", "fp16"] | None, typer.Option(help="What the batch lane computes in.")
+    ] = None,
+    max_batch_rows: Annotated[
+        int | None, typer.Option(metavar="NUMBER", min=1, help="Samples of one batch.")
+    ] = None,
+    max_batch_tokens: Annotated[
+        int | None, typer.Option(metavar="NUMBER", min=1, help="Samples of a batch times its longest length.")
+    ] = None,
+    max_queue_delay_seconds: Annotated[
+        float | None, typer.Option(metavar="NUMBER", min=0, help="How long a free device waits for company.")
+    ] = None,
+    latency_target_seconds: Annotated[
+        float | None, typer.Option(metavar="NUMBER", help="Batches are kept so small that they take half of it.")
+    ] = None,
+    length_bucketing: Annotated[
+        bool | None, typer.Option(help="Whether texts of like length ride together.")
+    ] = None,
     reason: Reason = "",
     wait: Wait = 120.0,
 ) -> None:
     """Serve a version, and wait until it answers. What served before goes on until then."""
-    settings = ServingSettings(engines, processes, max_queue_size, timeout_seconds, placement)
+    settings = ServingSettings(
+        engines, processes, max_queue_size, timeout_seconds, placement, lane, device, dtype, max_batch_rows,
+        max_batch_tokens, max_queue_delay_seconds, latency_target_seconds, length_bucketing,
+    )  # fmt: skip
     wanted = int(version) if version is not None and version.isascii() and version.isdigit() else version
     _settle(call, call.client.deploy(model, wanted, settings=settings, reason=reason), wait)
 

@@ -35,6 +35,16 @@ class Samples(msgspec.Struct, frozen=True, gc=False):
     """For text: which positions of each feed are tokens and not padding."""
 
 
+class Padding(msgspec.Struct, frozen=True):
+    """How rows of different lengths are stacked: filled up at their ends, which the mask says."""
+
+    fills: dict[str, int]
+    """Inputs whose second axis is the length, the mask among them, and what they are filled with."""
+    mask: str
+    longest: int
+    """The longest row that is accepted."""
+
+
 class Form(msgspec.Struct, frozen=True):
     """An ordinary way to send samples, read straight from JSON into what the graph takes.
 
@@ -57,6 +67,8 @@ class InputType(Protocol):
     """What seaway.yaml says about it, defaults filled in."""
     gives_masks: bool
     """True when its samples say which positions are padding, so that outputs can be pooled."""
+    padding: Padding | None
+    """None: only rows of equal shapes may be stacked."""
     takes_bytes: bool
     """True when a body that is not JSON (an image) can be the one sample; `prepare` then gets it as bytes."""
 

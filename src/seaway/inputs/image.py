@@ -57,6 +57,7 @@ class ImageInput:
     """Pictures as tensors of one size: (pixels * scale - mean) / std."""
 
     gives_masks = False
+    padding = None
     takes_bytes = True
 
     def __init__(self, options: ImageOptions, signature: Signature, tensor: TensorSpec, limit: int) -> None:

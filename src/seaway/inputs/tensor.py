@@ -30,6 +30,7 @@ class TensorInput:
     """Nested lists for one input; an object of them by input name for several."""
 
     gives_masks = False
+    padding = None
     takes_bytes = False
 
     def __init__(self, options: TensorOptions, signature: Signature, spec: PackageSpec) -> None:

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 
 from seaway.errors import InvalidRequest, PayloadTooLarge
 from seaway.inputs.arrays import DTYPES
-from seaway.inputs.base import Array, Form, Samples, at, counts_samples, reject, shown, split, stack
+from seaway.inputs.base import Array, Form, Padding, Samples, at, counts_samples, reject, shown, split, stack
 from seaway.packages import PackageSpec
 from seaway.packages.spec import convert, package_file
 from seaway.types import Signature, TensorSpec
@@ -51,6 +51,7 @@ class TextInput:
         padding = tokenizer.padding or {}
         self._pad_left = padding.get("direction") == "left"
         self._fill = {IDS: padding.get("pad_id", _pad_id(tokenizer)), TYPE_IDS: padding.get("pad_type_id", 0)}
+        self.padding = self._can_be_padded()
         tokenizer.no_padding()
         if options.truncate:
             tokenizer.enable_truncation(self._max_tokens)
@@ -87,6 +88,14 @@ class TextInput:
         stacked = stack(self._signature, feeds, rows=len(samples), bare=bare)
         masks = (mask,) if len(stacked.feeds) == 1 else tuple(mask[row : row + 1] for row in range(len(samples)))
         return msgspec.structs.replace(stacked, tokens=sum(lengths), masks=masks)
+
+    def _can_be_padded(self) -> Padding | None:
+        """A graph of a fixed length needs none; without a mask, or with padding in front, it would change answers."""
+        names = {spec.name for spec in self._signature.inputs}
+        if self._fixed is not None or self._pad_left or MASK not in names:
+            return None
+        fills = {name: fill for name, fill in {**self._fill, MASK: 0}.items() if name in names}
+        return Padding(fills, MASK, self._max_tokens)
 
     def forms(self) -> Sequence[Form]:
         return ()

@@ -25,7 +25,6 @@ MAX_SPEC_BYTES = 256 * 1024
 MAX_LABELS_BYTES = 4 * 1024 * 1024
 
 T = TypeVar("T")
-Count = Annotated[int, Meta(ge=1)]
 _UNKEEPABLE = re.compile(r"[\x00\ud800-\udfff]")
 
 
@@ -55,9 +54,17 @@ class ServingDefaults(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     engines: Annotated[int, Meta(ge=1, le=1024)] | None = None
     processes: Annotated[int, Meta(ge=1, le=256)] | None = None
     max_queue_size: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
-    timeout_seconds: Annotated[float, Meta(gt=0, le=86_400)] | None = None
+    timeout_seconds: Annotated[float, Meta(gt=0, le=3600)] | None = None
     placement: Literal["auto", "inline", "worker"] | None = None
-    max_batch_size: Count | None = None
+    lane: Literal["auto", "cpu", "batch"] | None = None
+    device: str | None = None
+    dtype: Literal["auto", "fp32", "bf16", "fp16"] | None = None
+    max_batch_rows: Annotated[int, Meta(ge=1, le=65_536)] | None = None
+    max_batch_tokens: Annotated[int, Meta(ge=1, le=100_000_000)] | None = None
+    max_queue_delay_seconds: Annotated[float, Meta(ge=0, le=60)] | None = None
+    latency_target_seconds: Annotated[float, Meta(gt=0, le=3600)] | None = None
+    length_bucketing: bool | None = None
+    max_batch_size: Annotated[int, Meta(ge=1, le=65_536)] | None = None
     """Samples of one request; more are refused. None: what the input type says, else as many as fit in a body."""
 
 

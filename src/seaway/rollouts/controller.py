@@ -146,8 +146,10 @@ class Controller:
                 fallback = await asyncio.to_thread(self._registry.last_ready, desired.model)
             wishes[desired.model] = Wish(desired, fallback)
             for revision in (desired, fallback):
-                for arm in revision.arms if revision else ():
-                    await self._version(desired.model, arm.version)
+                if revision is None:
+                    continue
+                for arm in revision.arms:
+                    await self._placements.recall(revision, await self._version(desired.model, arm.version))
         self._wishes = wishes
         self._placements.forget_all_but(self._wanted())
 
@@ -158,7 +160,6 @@ class Controller:
         key = (model, version)
         if key not in self._versions:
             found = await asyncio.to_thread(self._registry.get_model_version, model, version)
-            await self._placements.recall(found.digest)
             self._versions[key] = found
         return self._versions[key]
 
@@ -302,6 +303,8 @@ class Controller:
                 log_file=self._settings.log_file, kill_point_file=self._settings.kill_point_file,
                 calibrate=self._placements.order(revision, version),
                 activity=self._activity,
+                batching=self._placements.batching(revision, version),
+                curve=self._placements.curve(revision, version),
             )
         )  # fmt: skip
         log.info("worker.starting", worker=worker_id, model=model, version=version.version, revision=revision_id)

@@ -12,7 +12,7 @@ import structlog
 
 from seaway.config import Settings
 from seaway.registry import Registry
-from seaway.serving import calibration
+from seaway.serving import calibration, process
 from seaway.types import (
     Calibration,
     CalibrationOrder,
@@ -26,6 +26,13 @@ from seaway.types import (
 
 log = structlog.get_logger()
 
+MAX_BATCH_ROWS = {False: 32, True: 256}
+"""Of one batch, where nobody says; whether there is a GPU. Calibration may find less."""
+_ON_GPUS = frozenset({"torch", "transformers"})
+"""Runtimes that use a GPU where there is one. ONNX Runtime needs another package for it: there it must be asked."""
+Evidence = tuple[str, str]
+"""Digest of an artifact, and the machine that it was measured on."""
+
 
 class Placements:
     """The controller's memory of them. Lives on control's event loop; the registry is asked in threads."""
@@ -35,26 +42,37 @@ class Placements:
         self._registry = registry
         self._cores = cores
         self._machine = calibration.machine(cores)
-        self._measured: dict[str, Calibration] = {}
-        self._unsaved: dict[str, Calibration] = {}
+        self._measured: dict[Evidence, Calibration] = {}
+        self._unsaved: dict[Evidence, Calibration] = {}
+        self._looked_up: set[Evidence] = set()
         self._choices: dict[int, Choice] = {}
         self._demoted: dict[int, str] = {}
 
     # ------------------------------------------------------------------ what is known
 
-    async def recall(self, digest: str) -> None:
+    async def recall(self, revision: DeploymentRevision, version: ModelVersion) -> None:
         """Look up what an earlier deployment measured of these bytes on this machine."""
-        if digest not in self._measured:
-            found = await asyncio.to_thread(self._registry.find_calibration, digest, self._machine)
+        evidence = self._evidence(revision, version)
+        if evidence not in self._looked_up:
+            found = await asyncio.to_thread(self._registry.find_calibration, *evidence)
+            self._looked_up.add(evidence)
             if found is not None:
-                self._measured.setdefault(digest, found)
+                self._measured.setdefault(evidence, found)
 
     def learn(self, digest: str, measured: Calibration) -> bool:
         """Take what a worker measured; False when something else is known already, by which others were placed."""
-        known = self._measured.setdefault(digest, measured)
+        evidence = (digest, measured.machine)
+        known = self._measured.setdefault(evidence, measured)
         if known == measured:
-            self._unsaved[digest] = measured
+            self._unsaved[evidence] = measured
         return known == measured
+
+    def _evidence(self, revision: DeploymentRevision, version: ModelVersion) -> Evidence:
+        """Under what a measurement for this revision is kept: a batch's cost depends on device and largest batch."""
+        asked = self.effective(revision, version)
+        if asked.lane != "batch":
+            return version.digest, self._machine
+        return version.digest, f"{self._machine}; batches of {asked.max_batch_rows} on {asked.device} in {asked.dtype}"
 
     def demote(self, served: Iterable[ServedVersion], revision_id: int, reason: str) -> None:
         """Take a gateway's word that it no longer runs one of the `served` revisions itself."""
@@ -70,9 +88,9 @@ class Placements:
 
     async def keep_evidence(self, wanted: Iterable[DeploymentRevision]) -> None:
         """Write down what workers measured and what gateways gave up. Raises Unavailable; the next pass goes on."""
-        for digest, measured in list(self._unsaved.items()):
-            await asyncio.to_thread(self._registry.add_calibration, digest, measured, actor="control")
-            del self._unsaved[digest]
+        for evidence, measured in list(self._unsaved.items()):
+            await asyncio.to_thread(self._registry.add_calibration, evidence[0], measured, actor="control")
+            del self._unsaved[evidence]
         for revision in wanted:
             if revision.id in self._demoted and not revision.demoted:
                 await asyncio.to_thread(self._registry.record_demotion, revision.id, self._demoted[revision.id])
@@ -83,17 +101,33 @@ class Placements:
         """What the deployment says, else the package, else the server; None where calibration decides."""
         package = version.spec.get("serving") or {}
         asked, default = revision.settings, self._settings
+        device = asked.device or package.get("device") or default.device
+        lane = asked.lane or package.get("lane") or default.lane
+        if lane == "auto":
+            lane = "batch" if version.runtime in _ON_GPUS and device != "cpu" and process.has_gpu() else "cpu"
+
+        def first(name: str, otherwise: Any = None) -> Any:
+            return next((one for one in (getattr(asked, name), package.get(name)) if one is not None), otherwise)
+
         return ServingSettings(
             engines=asked.engines or package.get("engines") or default.engines,
             processes=asked.processes or package.get("processes"),
             max_queue_size=asked.max_queue_size or package.get("max_queue_size") or default.max_queue_size,
             timeout_seconds=asked.timeout_seconds or package.get("timeout_seconds") or default.timeout_seconds,
             placement=asked.placement or package.get("placement") or default.placement,
+            lane=lane,
+            device=device,
+            dtype=first("dtype", "auto"),
+            max_batch_rows=first("max_batch_rows", MAX_BATCH_ROWS[process.has_gpu() and device != "cpu"]),
+            max_batch_tokens=first("max_batch_tokens"),
+            max_queue_delay_seconds=first("max_queue_delay_seconds", 0.0),
+            latency_target_seconds=first("latency_target_seconds"),
+            length_bucketing=first("length_bucketing", True),
         )
 
     def choice(self, revision: DeploymentRevision, version: ModelVersion) -> Choice | None:
         """How a revision is placed, the same as long as it is wanted; None until its version has been measured."""
-        measured = self._measured.get(version.digest)
+        measured = self._measured.get(self._evidence(revision, version))
         if revision.id not in self._choices and measured is not None:
             asked = self.effective(revision, version)
             self._choices[revision.id] = calibration.choose(measured, cores=self._cores, asked=asked)
@@ -103,7 +137,17 @@ class Placements:
         """What a worker that starts now should measure by; None when that is done."""
         if self.choice(revision, version) is not None:
             return None
-        return CalibrationOrder(self._cores, self.effective(revision, version), self._machine)
+        return CalibrationOrder(self._cores, self.effective(revision, version), self._evidence(revision, version)[1])
+
+    def batching(self, revision: DeploymentRevision, version: ModelVersion) -> ServingSettings | None:
+        """What the batch lane should know; None for the CPU lane."""
+        asked = self.effective(revision, version)
+        return asked if asked.lane == "batch" else None
+
+    def curve(self, revision: DeploymentRevision, version: ModelVersion) -> tuple[tuple[int, int, float, int], ...]:
+        """What is known of the cost of its batches."""
+        measured = self._measured.get(self._evidence(revision, version))
+        return measured.curve if measured is not None else ()
 
     def engines(self, revision: DeploymentRevision, version: ModelVersion) -> int:
         """Of one process that starts now; before the choice, the most that it may come to."""
@@ -117,7 +161,7 @@ class Placements:
         choice = self.choice(revision, version)
         if choice is None or choice.placement != "inline" or self.why_demoted(revision):
             return None
-        return calibration.inline_spec(self._measured[version.digest], package)
+        return calibration.inline_spec(self._measured[self._evidence(revision, version)], package)
 
     def is_demoted(self, revision_id: int) -> bool:
         """Whether a gateway gave it up since this process started."""
@@ -134,7 +178,8 @@ class Placements:
             return None
         placement = "worker" if self.why_demoted(revision) else choice.placement
         return {
-            "placement": placement, "processes": choice.processes, "engines": choice.engines, "why": choice.why,
+            "placement": placement, "processes": choice.processes, "engines": choice.engines, "lane": choice.lane,
+            "why": choice.why,
         }  # fmt: skip
 
 

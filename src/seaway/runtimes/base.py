@@ -108,6 +108,14 @@ class DeviceSession(Session, Protocol):
         """
         ...
 
+    def peak_bytes(self) -> int:
+        """The most memory that the device has needed of this process so far; on a CPU, that the process has had."""
+        ...
+
+    def memory_bytes(self) -> int:
+        """What the device has altogether; 0 where that is the machine's."""
+        ...
+
     def collect(self, launched: Any) -> list[Array]:
         """Wait for the outputs, in the order they were asked for. Raises what `run` raises."""
         ...

@@ -7,6 +7,7 @@ stream of their own, outputs come back on another one, and the order is kept by 
 from __future__ import annotations
 
 import re
+import resource
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -200,6 +201,14 @@ class TorchSession:
             if launched.ready is not None:
                 launched.ready.synchronize()
             return [tensor.numpy() for tensor in launched.tensors]
+
+    def peak_bytes(self) -> int:
+        if self._inward is None:
+            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        return int(torch.cuda.max_memory_reserved(self._device))
+
+    def memory_bytes(self) -> int:
+        return 0 if self._inward is None else int(torch.cuda.mem_get_info(self._device)[1])
 
     def _on_device(self) -> AbstractContextManager[Any]:
         return torch.cuda.device(self._device) if self._inward is not None else nullcontext()

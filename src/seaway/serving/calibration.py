@@ -105,6 +105,9 @@ def median(values: Sequence[int]) -> int:
 
 def choose(calibration: Calibration, *, cores: int, asked: ServingSettings) -> Choice:
     """Where a version runs, with how many processes and engines. What was asked for wins where it is possible."""
+    if asked.lane == "batch":
+        where = f"{calibration.device} in {calibration.dtype}"
+        return Choice("worker", 1, 1, f"Samples of many requests run together on {where}, in one process.", "batch")
     obstacle = _obstacle(calibration)
     wanted = asked.placement or "auto"
     if wanted != "worker" and obstacle is None:
@@ -131,12 +134,12 @@ def choose(calibration: Calibration, *, cores: int, asked: ServingSettings) -> C
     refusal = ""
     if wanted == "inline":
         refusal = f"The placement inline was asked for and can't be: {obstacle}. Deploy it with placement auto."
-    return Choice("worker", processes, engines, f"{reason}: {_layout(processes, engines)}; {how}.", refusal)
+    return Choice("worker", processes, engines, f"{reason}: {_layout(processes, engines)}; {how}.", refusal=refusal)
 
 
 def most_engines(cores: int, asked: ServingSettings) -> int:
     """The most engines that `choose` may give a version."""
-    return asked.engines or max(cores, asked.processes or 1)
+    return 1 if asked.lane == "batch" else asked.engines or max(cores, asked.processes or 1)
 
 
 def inline_spec(calibration: Calibration, package: Path) -> InlineSpec:

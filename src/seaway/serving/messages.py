@@ -17,6 +17,7 @@ from collections.abc import Generator, Iterator
 import msgspec
 
 from seaway.errors import SeawayError
+from seaway.serving.batch_stats import BatchCounters, DeviceUse
 from seaway.types import Calibration
 
 HEADER = struct.Struct("<IBxHQQ")
@@ -61,6 +62,9 @@ class Answer(msgspec.Struct, array_like=True, frozen=True):
     infer_ns: int
     output_ns: int
     rows: int
+    batch_ns: int = 0
+    batch_rows: int = 0
+    """Size of the batch that it rode in; 0: in none."""
     lent_bytes: int = 0
     """How long the answer is that lies where the lent body was; 0: it follows this."""
 
@@ -76,6 +80,8 @@ class Status(msgspec.Struct, array_like=True, frozen=True):
     running: int
     answered: int
     cpu_seconds: float
+    batches: BatchCounters | None = None
+    device: DeviceUse | None = None
 
 
 class Calibrated(msgspec.Struct, array_like=True, frozen=True):

@@ -424,5 +424,8 @@ class DataPlane:
         else:
             series.record(
                 outcome,
-                Timings(answer.queue_ns, 0, answer.input_ns, answer.infer_ns, answer.output_ns, total_ns, answer.rows),
+                Timings(
+                    answer.queue_ns, answer.batch_ns, answer.input_ns, answer.infer_ns, answer.output_ns, total_ns,
+                    answer.rows,
+                ),
             )

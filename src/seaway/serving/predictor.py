@@ -15,10 +15,10 @@ import msgspec
 
 from seaway.errors import DeadlineExceeded, InvalidRequest, SeawayError, UnsupportedEncoding, WarmUpFailed
 from seaway.inputs import open_input
-from seaway.inputs.base import Array, Samples
+from seaway.inputs.base import Array, Padding, Samples
 from seaway.packages import read_spec
 from seaway.runtimes import identify, runtime
-from seaway.runtimes.base import RunHandle
+from seaway.runtimes.base import DeviceSession, RunHandle
 from seaway.serving import infer
 from seaway.serving.known_answers import read_known_answers, warm_up
 from seaway.serving.outputs import OutputStage
@@ -144,6 +144,16 @@ class Predictor:
     @property
     def platform(self) -> str:
         return self._session.platform
+
+    @property
+    def session(self) -> DeviceSession:
+        """The loaded model itself."""
+        return self._session
+
+    @property
+    def padding(self) -> Padding | None:
+        """How samples of different lengths may be stacked, if they may."""
+        return self._input.padding
 
     @property
     def labels(self) -> dict[str, tuple[str, ...]]:

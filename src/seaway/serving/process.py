@@ -7,6 +7,7 @@ import os
 import resource
 import signal
 import sys
+from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
 
@@ -57,6 +58,11 @@ def processor() -> str:
     except OSError:
         name = ""
     return f"{os.uname().machine} {name}".strip()
+
+
+def has_gpu() -> bool:
+    """Whether this machine shows a CUDA device to this process."""
+    return any(Path("/dev").glob("nvidia[0-9]*"))
 
 
 def pin_thread(cpu: int) -> None:

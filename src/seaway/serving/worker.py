@@ -21,6 +21,7 @@ import sys
 import threading
 import time
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -31,12 +32,13 @@ from seaway import faults
 from seaway.errors import Cancelled, DeadlineExceeded, InferenceFailed, Overloaded, SeawayError, Unavailable
 from seaway.packages.manifest import verify
 from seaway.runtimes.base import RunHandle
-from seaway.serving import bus, calibration, messages, process
+from seaway.serving import batch_start, bus, calibration, messages, process
 from seaway.serving.arena import MIN_LENT_BYTES, Window
+from seaway.serving.batch_lane import BatchLane, Timing, refused_as
 from seaway.serving.isolation import ActivityPage, WorkerIsolation
 from seaway.serving.page import WorkerPage
 from seaway.serving.predictor import Payload, Predictor, Reply
-from seaway.types import Calibration, CalibrationOrder, WorkerConfig
+from seaway.types import Calibration, CalibrationOrder, ServingSettings, WorkerConfig
 
 log = structlog.get_logger()
 
@@ -118,6 +120,17 @@ class Request:
     """One for each request: ending this run can never end the next one of the same engine."""
     cancelled: bool = False
 
+    @property
+    def payload(self) -> Payload:
+        meta = self.meta
+        return Payload(
+            meta.protocol, self.body, meta.header_length, meta.content_type, meta.content_encoding, meta.accept_encoding
+        )
+
+    @property
+    def prediction_id(self) -> str:
+        return self.meta.prediction_id
+
 
 @dataclass(slots=True, eq=False)
 class Engine:
@@ -148,6 +161,7 @@ class Worker:
         self._woken, self._waker = socket.socketpair()
         self._unsent: deque[Connection] = deque()
         self._solo: tuple[Engine, Predictor] | None = None
+        self._batches: BatchLane | None = None
         self._unflushed: list[Connection] = []
         self._pinned = False
         self._isolation = self._open_isolation()
@@ -195,6 +209,8 @@ class Worker:
                     self._watch(time.monotonic_ns())
         for _ in self._engines:
             self._queue.put(None)
+        if self._batches is not None:
+            self._batches.close()
         return 0 if self._phase != "failed" else 1
 
     def _look(self, timeout: float) -> None:
@@ -205,16 +221,20 @@ class Worker:
             else:
                 key.data(key.fileobj)
 
+    def _busy(self) -> bool:
+        if self._batches is not None:
+            return self._batches.busy
+        return not self._queue.empty() or any(engine.current for engine in self._engines)
+
     def _timeout(self) -> float:
-        busy = not self._queue.empty() or any(engine.current for engine in self._engines)
+        busy = self._busy()
         return _TICK_SECONDS if busy or self._draining_since is not None else 1.0
 
     def _finished(self) -> bool:
         if self._draining_since is None:
             return False
         callers = any(connection.index is not None and connection.index >= 0 for connection in self._connections)
-        busy = not self._queue.empty() or any(engine.current for engine in self._engines)
-        return not (callers or busy) or time.monotonic() - self._draining_since > self._config.drain_seconds
+        return not (callers or self._busy()) or time.monotonic() - self._draining_since > self._config.drain_seconds
 
     def _on_signal(self, _number: int, _frame: object) -> None:
         self._drain()
@@ -231,9 +251,14 @@ class Worker:
         try:
             began = time.monotonic()
             predictor = self._open()
+            curve = self._config.curve
             if self._config.calibrate is not None:
-                self._calibrate(predictor, self._config.calibrate, load_seconds=time.monotonic() - began)
-            self._start_engines(predictor)
+                order, load_seconds = self._config.calibrate, time.monotonic() - began
+                curve = self._calibrate(predictor, order, load_seconds=load_seconds).curve
+            if self._config.batching is not None:
+                self._start_batches(predictor, self._config.batching, curve)
+            else:
+                self._start_engines(predictor)
         except SeawayError as error:
             self._set_phase("failed", str(error))
         except Exception as error:  # outermost frame of the thread; the reason goes to the deployment
@@ -246,24 +271,37 @@ class Worker:
         config = self._config
         started = time.monotonic()
         verify(config.package, config.manifest)
+        batching = config.batching
         predictor = Predictor.open(
-            config.package, model=config.model, version=config.version, max_body_bytes=config.max_body_bytes
-        )
+            config.package, model=config.model, version=config.version, max_body_bytes=config.max_body_bytes,
+            threads=len(process.available_cpus()) if batching else 1,
+            device=(batching.device or "auto") if batching else "cpu",
+            dtype=(batching.dtype or "auto") if batching else "auto",
+        )  # fmt: skip
         predictor.warm_up()
         log.info("worker.loaded", seconds=round(time.monotonic() - started, 3), engines=config.engines)
         faults.point("worker.loaded")
         return predictor
 
-    def _calibrate(self, predictor: Predictor, order: CalibrationOrder, *, load_seconds: float) -> None:
+    def _calibrate(self, predictor: Predictor, order: CalibrationOrder, *, load_seconds: float) -> Calibration:
         """Measure the version, tell control, and have as many engines as that gives this process."""
         measured = calibration.measure(
             predictor, self._config.package, load_seconds=load_seconds, machine=order.machine
         )  # fmt: skip
+        if self._config.batching is not None:
+            measured = batch_start.calibrate(predictor, self._config.package, measured, self._config.batching)
         choice = calibration.choose(measured, cores=order.cores, asked=order.asked)
         self._config = replace(self._config, engines=choice.engines // choice.processes)
         self._calibration = measured
         log.info("worker.calibrated", placement=choice.placement, engines=self._config.engines, why=choice.why)
         self._tell_control()
+        return measured
+
+    def _start_batches(
+        self, predictor: Predictor, batching: ServingSettings, curve: tuple[tuple[int, int, float, int], ...]
+    ) -> None:
+        self._batches = batch_start.open_lane(predictor, batching, curve, self._config.max_queue_size, self)
+        self._batches.start()
 
     def _start_engines(self, predictor: Predictor) -> None:
         self._engines = [Engine(number) for number in range(self._config.engines)]
@@ -299,11 +337,19 @@ class Worker:
 
     def _status(self) -> messages.Status:
         times = os.times()
-        running = sum(1 for engine in self._engines if engine.current)
+        queued, running = self._load_now()
+        batches = self._batches
         return messages.Status(
             self._config.worker_id, os.getpid(), self._phase, self._reason,
-            self._queue.qsize(), running, self._answered, times.user + times.system,
+            queued, running, self._answered, times.user + times.system,
+            batches.counters if batches else None, batch_start.device_use(batches) if batches else None,
         )  # fmt: skip
+
+    def _load_now(self) -> tuple[int, int]:
+        """Requests that wait, and runs under way."""
+        if self._batches is not None:
+            return self._batches.waiting, self._batches.running
+        return self._queue.qsize(), sum(1 for engine in self._engines if engine.current)
 
     # ------------------------------------------------------------------ I/O thread
 
@@ -348,7 +394,7 @@ class Worker:
         if connection.index is not None and connection.index >= 0:
             self._page.set_sent(connection.index, 0)
         for request in list(connection.requests.values()):
-            request.cancelled = True
+            self._cancel(request)
 
     def _handle(self, connection: Connection, frame: messages.Frame) -> None:
         kind = frame.kind
@@ -358,13 +404,18 @@ class Worker:
             self._enqueue_lent(connection, frame)
         elif kind == messages.CANCEL:
             if request := connection.requests.get(frame.request_id):
-                request.cancelled = True
+                self._cancel(request)
         elif kind == messages.HELLO:
             self._greet(connection, messages.decode_hello(frame.meta))
         elif kind == messages.STATS:
             self._send(connection, [messages.pack(messages.STATUS, self._status())])
         elif kind == messages.DRAIN:
             self._drain()
+
+    def _cancel(self, request: Request) -> None:
+        if self._batches is not None:
+            self._batches.cancel(request)
+        request.cancelled = True
 
     def _greet(self, connection: Connection, hello: messages.Hello) -> None:
         connection.index = hello.index
@@ -402,7 +453,10 @@ class Worker:
             self._answer_error(request, refusal, queue_ns=0)
             return
         connection.requests[request.request_id] = request
-        self._queue.put(request)
+        if self._batches is not None:
+            self._batches.submit(request)
+        else:
+            self._queue.put(request)
         if self._solo is None:
             self._publish()
 
@@ -411,6 +465,8 @@ class Worker:
         config = self._config
         if self._phase not in {"ready", "draining"}:
             return Unavailable(f"Version {config.version} of {config.model} is {self._phase}; retry in a moment.")
+        if self._batches is not None:
+            return self._batches.refusal(request.deadline_ns, now)
         wait_ns = (waiting + 1) * self._run_ns // config.engines
         retry_after = max(wait_ns / 1e9, 0.1)
         if waiting >= config.max_queue_size:
@@ -433,9 +489,19 @@ class Worker:
             if request is None or not (request.cancelled or now > request.deadline_ns):
                 continue
             self._stop_run(engine, request, now)
+        if self._batches is not None:
+            self._watch_batches(self._batches, now)
         if self._isolation is not None:
             self._isolation.update(now, self._run_ns)
         self._publish()
+
+    def _watch_batches(self, batches: BatchLane, now: int) -> None:
+        if batches.lost:
+            log.error("worker.device_lost", reason=batches.lost)
+            os._exit(71)
+        if batches.watch(now) > STUCK_SECONDS * 1e9:
+            log.error("worker.stuck", rows=len(batches.running_entries()))
+            os._exit(70)
 
     def _stop_run(self, engine: Engine, request: Request, now: int) -> None:
         if engine.stopping is not request:
@@ -446,8 +512,8 @@ class Worker:
             os._exit(70)
 
     def _publish(self) -> None:
-        running = sum(1 for engine in self._engines if engine.current)
-        self._page.publish(queued=self._queue.qsize(), running=running, run_ns=self._run_ns)
+        queued, running = self._load_now()
+        self._page.publish(queued=queued, running=running, run_ns=self._run_ns)
 
     # ------------------------------------------------------------------ engine threads
 
@@ -483,6 +549,28 @@ class Worker:
             engine.current = None
             request.connection.requests.pop(request.request_id, None)
             self._answered += 1
+
+    # ------------------------------------------------------------------ the batch lane
+
+    def batch_answered(self, entry: Request, reply: Reply, timing: Timing) -> None:
+        """Send an answer of the lane. Called in its threads, as the two below."""
+        entry.connection.requests.pop(entry.request_id, None)
+        self._answered += 1
+        took = timing.input_ns + timing.infer_ns + timing.output_ns
+        self._run_ns += (took - self._run_ns) // 8 if self._run_ns else took
+        times = (timing.queue_ns, timing.input_ns, timing.infer_ns, timing.output_ns)
+        self._answer(entry, reply, times, timing.batch_ns, timing.batch_rows)
+
+    def batch_refused(self, entry: Request, error: Exception) -> None:
+        """Say what is wrong, unless the caller has left."""
+        entry.connection.requests.pop(entry.request_id, None)
+        self._answered += 1
+        if not entry.cancelled or entry.room is not None:  # a lent body is waited for
+            self._answer_error(entry, refused_as(error), queue_ns=time.monotonic_ns() - entry.arrived_ns)
+
+    def batches_changed(self, entries: Sequence[Request]) -> None:
+        """Note for gateways which requests run, in case this process dies."""
+        self._page.set_batches([(request.connection.index or 0, request.request_id) for request in entries])
 
     # ------------------------------------------------------------------ a solo worker
 
@@ -540,12 +628,9 @@ class Worker:
             )
 
     def _predict(self, predictor: Predictor, request: Request, queue_ns: int) -> None:
-        meta = request.meta
-        payload = Payload(
-            meta.protocol, request.body, meta.header_length,
-            meta.content_type, meta.content_encoding, meta.accept_encoding,
+        reply, input_ns, infer_ns, output_ns = predictor.answer(
+            request.payload, request.prediction_id, request.handle
         )  # fmt: skip
-        reply, input_ns, infer_ns, output_ns = predictor.answer(payload, meta.prediction_id, request.handle)
         took = input_ns + infer_ns + output_ns
         self._run_ns += (took - self._run_ns) // 8 if self._run_ns else took
         self._answer(request, reply, (queue_ns, input_ns, infer_ns, output_ns))
@@ -560,7 +645,9 @@ class Worker:
         log.error("worker.failed", prediction_id=request.meta.prediction_id, exc_info=error)
         return InferenceFailed(f"The model failed: {type(error).__name__}.")
 
-    def _answer(self, request: Request, reply: Reply, times: tuple[int, int, int, int]) -> None:
+    def _answer(
+        self, request: Request, reply: Reply, times: tuple[int, int, int, int], batch_ns: int = 0, batch_rows: int = 0
+    ) -> None:
         room, chunks, lent = request.room, reply.chunks, 0
         if room is not None and MIN_LENT_BYTES <= reply.n_bytes <= len(room) and not request.cancelled:
             for chunk in chunks:
@@ -568,8 +655,9 @@ class Worker:
                 lent += len(chunk)
             chunks = []
         answer = messages.Answer(
-            None, 0.0, reply.header_length, reply.content_type, reply.content_encoding, *times, reply.rows, lent
-        )
+            None, 0.0, reply.header_length, reply.content_type, reply.content_encoding, *times, reply.rows,
+            batch_ns, batch_rows, lent,
+        )  # fmt: skip
         header = messages.pack(
             messages.ANSWER, answer, request_id=request.request_id, size=reply.n_bytes if lent == 0 else 0
         )

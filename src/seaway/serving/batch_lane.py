@@ -1,0 +1,423 @@
+"""The batch lane of a worker: the threads around `BatchQueue` (ADR 7).
+
+Prepare threads make tensors of bodies; the device thread takes batches and launches them; where the device works by
+itself the collect thread waits for it; the finish thread encodes and sends. One lock guards the queue, and every
+request ends with exactly one call of `answer` or `refuse`, or with none when its caller has left.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from typing import Any, Protocol
+
+import msgspec
+import structlog
+
+from seaway.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    DeviceLost,
+    InferenceFailed,
+    InvalidRequest,
+    OutOfMemory,
+    Overloaded,
+    SeawayError,
+)
+from seaway.runtimes.base import DeviceSession, RunHandle
+from seaway.serving.batch_limits import AdaptiveLimits
+from seaway.serving.batch_stats import BatchCounters, DeviceUse
+from seaway.serving.batching import BatchQueue, QueueBounds
+from seaway.serving.collate import Collator, Rows
+from seaway.serving.predictor import Payload, Predictor, Reply
+from seaway.serving.tickets import Batch, Priority, Ticket
+
+log = structlog.get_logger()
+
+_DEPTH = 2
+"""Batches on a device that works by itself: the one that runs, and one ahead."""
+
+
+class Entry(Protocol):
+    """A request as the lane's owner has it."""
+
+    deadline_ns: int
+    arrived_ns: int
+    cancelled: bool
+
+    @property
+    def payload(self) -> Payload: ...
+
+    @property
+    def prediction_id(self) -> str: ...
+
+
+class Timing(msgspec.Struct, frozen=True):
+    """Where an answered request spent its time, in nanoseconds, and the size of its last batch."""
+
+    queue_ns: int
+    """Until it was prepared, that not counted."""
+    batch_ns: int
+    """Prepared, until its last batch left."""
+    input_ns: int
+    infer_ns: int
+    output_ns: int
+    batch_rows: int
+
+
+class Owner(Protocol):
+    """Whoever has the lane. Called in its threads."""
+
+    def batch_answered(self, entry: Any, reply: Reply, timing: Timing) -> None:
+        """A request has its answer."""
+        ...
+
+    def batch_refused(self, entry: Any, error: Exception) -> None:
+        """A request has none, for this reason; Cancelled where its caller has left."""
+        ...
+
+    def batches_changed(self, entries: list[Any]) -> None:
+        """These requests, and no others, have rows on the device now. Called with the lane's lock held."""
+        ...
+
+
+class _Rider(msgspec.Struct, eq=False):
+    """The payload of a ticket."""
+
+    entry: Any
+    rows: Rows
+    input_ns: int
+    prepared_ns: int
+    taken_ns: int = 0
+    ran_ns: int = 0
+    batch_rows: int = 0
+
+
+class _Run(msgspec.Struct, eq=False):
+    """A batch on the device."""
+
+    batch: Batch
+    handle: RunHandle
+    began_ns: int
+    launched: Any = None
+    stopped_ns: int = 0
+
+
+class BatchLane:
+    """Serves one version in batches. `start` once; `submit`, `cancel` and `watch` are for the I/O thread."""
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        limits: AdaptiveLimits,
+        bounds: QueueBounds,
+        *,
+        owner: Owner,
+        preparers: int = 1,
+    ) -> None:
+        self._predictor = predictor
+        self._session: DeviceSession = predictor.session
+        self._collator = Collator(predictor.signature, predictor.padding)
+        self._limits = limits
+        self._bounds = bounds
+        self._queue = BatchQueue(limits.limits, bounds)
+        self._owner = owner
+        self._refuse = owner.batch_refused
+        self._clock = time.monotonic_ns
+        self._depth = 1 if self._session.device == "cpu" else _DEPTH
+        self._preparers = preparers
+        self.counters = BatchCounters()
+        self.lost = ""
+        """Why the device answers nothing more, if so: the process has to end."""
+        self._changed = threading.Condition()
+        self._arrivals: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._launched: queue.SimpleQueue[_Run | None] = queue.SimpleQueue()
+        self._finished: queue.SimpleQueue[tuple[Batch, list[Any]] | None] = queue.SimpleQueue()
+        self._runs: list[_Run] = []
+        self._tickets: dict[int, Ticket] = {}
+        """By identity of the entry, for cancelling."""
+        self._unprepared = 0
+        self._unfinished = 0
+        self._closing = False
+
+    def start(self) -> None:
+        targets = [("prepare", self._prepare)] * self._preparers
+        targets += [("device", self._drive), ("finish", self._finish)]
+        if self._depth > 1:
+            targets.append(("collect", self._collect))
+        for name, target in targets:
+            threading.Thread(target=target, name=name, daemon=True).start()
+
+    def close(self) -> None:
+        """Let the threads end; what waits is not served any more."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        for _ in range(self._preparers):
+            self._arrivals.put(None)
+        self._launched.put(None)
+        self._finished.put(None)
+
+    # ------------------------------------------------------------------ the I/O thread
+
+    @property
+    def waiting(self) -> int:
+        """Requests that are in no batch yet."""
+        return self._unprepared + self._queue.waiting_requests
+
+    @property
+    def running(self) -> int:
+        """Batches on the device."""
+        return len(self._runs)
+
+    @property
+    def busy(self) -> bool:
+        """True while a request has not ended."""
+        return self._unprepared > 0 or len(self._queue) > 0 or self._unfinished > 0
+
+    def refusal(self, deadline_ns: int, now_ns: int) -> SeawayError | None:
+        """Why a request that comes now can't wait here, if so."""
+        waiting = self.waiting
+        wait_ns = self._queue.backlog_ns()
+        retry_after = max(wait_ns / 1e9, 0.1)
+        if waiting >= self._bounds.max_requests:
+            return Overloaded(
+                f"{waiting} requests wait already (max_queue_size); retry later.", retry_after_seconds=retry_after
+            )
+        if waiting and now_ns + wait_ns > deadline_ns:
+            return Overloaded(
+                f"{waiting} requests wait already: this one would wait about {wait_ns / 1e9:.2f} s, "
+                "longer than its deadline allows; retry later.",
+                retry_after_seconds=retry_after,
+            )
+        return None
+
+    def submit(self, entry: Entry) -> None:
+        """Take a request."""
+        self._unprepared += 1
+        self._arrivals.put(entry)
+
+    def cancel(self, entry: Entry) -> None:
+        """The caller has left."""
+        entry.cancelled = True
+        with self._changed:
+            ticket = self._tickets.pop(id(entry), None)
+            if ticket is not None:
+                self._queue.cancel(ticket)
+        if ticket is not None:
+            self._refuse(entry, Cancelled("The caller has left."))
+
+    def watch(self, now_ns: int) -> int:
+        """Answer those whose time is over, and stop a run that nobody waits for.
+
+        For how long the oldest such run has ignored that, in nanoseconds.
+        """
+        with self._changed:
+            expired = self._queue.expire(now_ns)
+            for ticket in expired:
+                self._tickets.pop(id(ticket.payload.entry), None)
+            ignored = 0
+            for run in self._runs:
+                if any(part.ticket.outcome is None for part in run.batch.slices):
+                    continue
+                if not run.stopped_ns:
+                    run.stopped_ns = now_ns
+                    run.handle.terminate()
+                ignored = max(ignored, now_ns - run.stopped_ns)
+        for ticket in expired:
+            self._refuse(ticket.payload.entry, DeadlineExceeded("The request's time was over before its answer came."))
+        return ignored
+
+    def running_entries(self) -> list[Any]:
+        """The requests with rows on the device now."""
+        with self._changed:
+            return self._entries()
+
+    def device_use(self) -> DeviceUse | None:
+        """What the driver says of the GPU; None on a CPU."""
+        return None
+
+    def _entries(self) -> list[Any]:
+        return [part.ticket.payload.entry for run in self._runs for part in run.batch.slices]
+
+    # ------------------------------------------------------------------ prepare threads
+
+    def _prepare(self) -> None:
+        while (entry := self._arrivals.get()) is not None:
+            try:
+                self._prepare_one(entry)
+            except Exception as error:  # noqa: BLE001 - outermost frame: tell the caller, go on with the next
+                self._refuse(entry, error)
+            finally:
+                with self._changed:
+                    self._unprepared -= 1
+
+    def _prepare_one(self, entry: Any) -> None:
+        began = self._clock()
+        if entry.cancelled:
+            self._refuse(entry, Cancelled("The caller has left."))
+            return
+        if began > entry.deadline_ns:
+            raise DeadlineExceeded("The request's time was over before it ran.")
+        prepared = self._predictor.prepare(entry.payload)
+        rows = self._collator.describe(prepared)
+        self._session.check(rows.feeds)
+        ready = self._clock()
+        rider = _Rider(entry, rows, ready - began, ready)
+        parameters = prepared.request.parameters if prepared.request is not None else {}
+        low = isinstance(parameters.get("priority"), int) and parameters["priority"] > 1
+        ticket = Ticket(
+            rows.key, prepared.rows, entry.arrived_ns, entry.deadline_ns, rows.lengths,
+            Priority.LOW if low else Priority.HIGH, rows.n_bytes, rider,
+        )  # fmt: skip
+        with self._changed:
+            self._queue.put(ticket)
+            self._tickets[id(entry)] = ticket
+            self._changed.notify_all()
+        if entry.cancelled:  # between the look above and now
+            self.cancel(entry)
+
+    # ------------------------------------------------------------------ the device thread
+
+    def _drive(self) -> None:
+        while (run := self._next()) is not None:
+            self._launch(run)
+
+    def _next(self) -> _Run | None:
+        """The next batch, when there is one and the device has room for it; None at the end."""
+        with self._changed:
+            while not self._closing:
+                now = self._clock()
+                batch = None
+                if len(self._runs) < self._depth:
+                    batch = self._queue.take(now, device_free=not self._runs)
+                if batch is not None:
+                    return self._begin(batch, now)
+                due = self._queue.due(now) if not self._runs else None
+                self._changed.wait(None if due is None else max((due - now) / 1e9, 1e-4))
+            return None
+
+    def _begin(self, batch: Batch, now_ns: int) -> _Run:
+        run = _Run(batch, RunHandle(), now_ns)
+        self._runs.append(run)
+        for part in batch.slices:
+            rider = part.ticket.payload
+            rider.taken_ns, rider.batch_rows = now_ns, batch.rows
+        self._owner.batches_changed(self._entries())
+        self.counters.left(batch, self._queue.limits.capacity(batch.width))
+        return run
+
+    def _launch(self, run: _Run) -> None:
+        session, batch = self._session, run.batch
+        names = batch.slices[0].ticket.payload.rows.prepared.names
+        try:
+            staged = session.stage(self._collator.stack(batch))
+            run.launched = session.launch(staged, names, run.handle)
+            if self._depth == 1:
+                self._ran(run, session.collect(run.launched))
+            else:
+                self._launched.put(run)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the batch's callers are told or it runs in halves
+            self._failed(run, error)
+
+    def _collect(self) -> None:
+        while (run := self._launched.get()) is not None:
+            try:
+                self._ran(run, self._session.collect(run.launched))
+            except Exception as error:  # noqa: BLE001 - as in `_launch`
+                self._failed(run, error)
+
+    def _ran(self, run: _Run, outputs: list[Any]) -> None:
+        now = self._clock()
+        with self._changed:
+            self._runs.remove(run)
+            self._owner.batches_changed(self._entries())
+            self._unfinished += 1
+            took = now - run.began_ns
+            self.counters.ran(run.batch, took)
+            if self._limits.observe(took, now):
+                self._queue.limits = self._limits.limits
+                log.info("batch.limits", max_rows=self._queue.limits.max_rows, max_tokens=self._queue.limits.max_tokens)
+            for part in run.batch.slices:
+                part.ticket.payload.ran_ns += took
+            self._changed.notify_all()
+        self._finished.put((run.batch, outputs))
+
+    def _failed(self, run: _Run, error: Exception) -> None:
+        batch = run.batch
+        with self._changed:
+            self._runs.remove(run)
+            self._owner.batches_changed(self._entries())
+            if isinstance(error, OutOfMemory):
+                self.counters.out_of_memory += 1
+                if self._limits.out_of_memory(batch.rows, batch.tokens, self._clock()):
+                    self._queue.limits = self._limits.limits
+                failed = self._queue.out_of_memory(batch)
+            else:
+                failed = self._queue.fail(batch)
+            for ticket in failed:
+                self._tickets.pop(id(ticket.payload.entry), None)
+            if isinstance(error, DeviceLost) and not self.lost:
+                self.lost = str(error)
+            self._changed.notify_all()
+        if batch.rows > 1 and not isinstance(error, Cancelled):
+            log.warning("batch.failed", rows=batch.rows, reason=str(error)[:300])
+        for ticket in failed:
+            self.counters.failed_rows += 1
+            log.warning("batch.row_failed", prediction_id=ticket.payload.entry.prediction_id, reason=str(error)[:300])
+            self._refuse(ticket.payload.entry, error)
+
+    # ------------------------------------------------------------------ the finish thread
+
+    def _finish(self) -> None:
+        while (item := self._finished.get()) is not None:
+            batch, outputs = item
+            failure: Exception | None = None
+            try:
+                self._collator.scatter(batch, outputs)
+            except (InferenceFailed, ValueError) as error:
+                failure = error
+            with self._changed:
+                whole = self._queue.done(batch) if failure is None else self._queue.fail(batch)
+                for ticket in whole:
+                    self._tickets.pop(id(ticket.payload.entry), None)
+                if failure is not None:
+                    self._changed.notify_all()
+            for ticket in whole:
+                self._finish_one(ticket.payload, failure)
+            with self._changed:
+                self._unfinished -= 1
+
+    def _finish_one(self, rider: _Rider, failure: Exception | None) -> None:
+        entry = rider.entry
+        if failure is not None:
+            self._refuse(entry, failure)
+            return
+        began = self._clock()
+        try:
+            reply = self._predictor.encode(rider.rows.prepared, [rider.rows.outputs], entry.prediction_id)
+        except Exception as error:  # noqa: BLE001 - outermost frame: tell the caller, go on with the next
+            self._refuse(entry, error)
+            return
+        timing = Timing(
+            queue_ns=max(0, rider.prepared_ns - rider.input_ns - entry.arrived_ns),
+            batch_ns=max(0, rider.taken_ns - rider.prepared_ns),
+            input_ns=rider.input_ns,
+            infer_ns=rider.ran_ns,
+            output_ns=self._clock() - began,
+            batch_rows=rider.batch_rows,
+        )
+        self._owner.batch_answered(entry, reply, timing)
+
+
+def refused_as(error: Exception) -> SeawayError:
+    """What a caller is told of whatever a batch met with."""
+    if isinstance(error, SeawayError):
+        return error
+    if isinstance(error, MemoryError):
+        return InferenceFailed("The model asked for more memory than its worker may use.")
+    if isinstance(error, RecursionError):
+        return InvalidRequest("The request is nested too deep.")
+    log.error("batch.error", exc_info=error)
+    return InferenceFailed(f"The model failed: {type(error).__name__}.")

@@ -1,0 +1,73 @@
+"""What a batch lane has done since its process started; control adds it up for /metrics."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+
+import msgspec
+
+from seaway.serving.tickets import Batch, Reason
+
+ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+"""Upper bounds of the batch size histogram's buckets, in rows."""
+FILL = (0.125, 0.25, 0.5, 0.75, 0.9, 1.0)
+"""The same for the part of a batch's capacity that was used."""
+
+
+class DeviceUse(msgspec.Struct, frozen=True):
+    """A GPU as its driver sees it."""
+
+    device: str
+    used_bytes: int
+    total_bytes: int
+    utilisation: float
+    """The part of the last moments in which something ran, 0 to 1."""
+
+
+class BatchCounters(msgspec.Struct):
+    """Only ever growing. Written by the lane under its lock, copied by the I/O thread."""
+
+    batches: int = 0
+    rows: int = 0
+    fill: float = 0.0
+    """Sum of used parts."""
+    row_buckets: list[int] = msgspec.field(default_factory=lambda: [0] * (len(ROWS) + 1))
+    fill_buckets: list[int] = msgspec.field(default_factory=lambda: [0] * (len(FILL) + 1))
+    reasons: dict[str, int] = msgspec.field(default_factory=lambda: dict.fromkeys(map(str, Reason), 0))
+    tokens: int = 0
+    """That batches ran, padding counted."""
+    padding: int = 0
+    busy_ns: int = 0
+    """That batches took, from leaving the queue to their outputs."""
+    out_of_memory: int = 0
+    failed_rows: int = 0
+
+    def left(self, batch: Batch, capacity: int) -> None:
+        """A batch has left the queue."""
+        used = batch.rows / max(capacity, batch.rows)
+        self.batches += 1
+        self.rows += batch.rows
+        self.fill += used
+        self.row_buckets[bisect_left(ROWS, batch.rows)] += 1
+        self.fill_buckets[bisect_left(FILL, used)] += 1
+        self.reasons[str(batch.reason)] += 1
+
+    def ran(self, batch: Batch, took_ns: int) -> None:
+        """A batch's outputs are there."""
+        self.tokens += batch.tokens
+        self.padding += batch.padding
+        self.busy_ns += took_ns
+
+    def plus(self, other: BatchCounters) -> BatchCounters:
+        """Both together, as of a worker and the one it replaced."""
+
+        def added(mine: list[int], theirs: list[int]) -> list[int]:
+            return [one + two for one, two in zip(mine, theirs, strict=True)]
+
+        return BatchCounters(
+            self.batches + other.batches, self.rows + other.rows, self.fill + other.fill,
+            added(self.row_buckets, other.row_buckets), added(self.fill_buckets, other.fill_buckets),
+            {reason: self.reasons.get(reason, 0) + count for reason, count in other.reasons.items()},
+            self.tokens + other.tokens, self.padding + other.padding, self.busy_ns + other.busy_ns,
+            self.out_of_memory + other.out_of_memory, self.failed_rows + other.failed_rows,
+        )  # fmt: skip

@@ -1,0 +1,135 @@
+"""Rows of many requests as one batch of tensors, and the batch's outputs as each request's own."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from seaway.errors import InferenceFailed, InvalidRequest
+from seaway.inputs.base import Array, Feeds, Padding
+from seaway.serving.predictor import Prepared
+from seaway.serving.tickets import Batch, Slice
+from seaway.types import Signature
+
+
+class Rows(msgspec.Struct, eq=False):
+    """A prepared request on its way through batches: what it gives to them, and what it has got back."""
+
+    prepared: Prepared
+    feeds: Feeds
+    key: Hashable
+    """Requests of equal keys may be stacked."""
+    lengths: list[int] | None
+    """Of each row, where rows may be padded."""
+    width: int
+    """The length that the request's own tensors have, and so its outputs."""
+    n_bytes: int
+    outputs: list[Array] = []
+    """One for each name asked for, complete when every row has been in a batch."""
+
+
+class Collator:
+    """What of a version's requests may be stacked, and how."""
+
+    def __init__(self, signature: Signature, padding: Padding | None) -> None:
+        """`padding`: None where rows of different shapes never ride together."""
+        self._padding = padding
+        self._sequences = {spec.name for spec in signature.outputs if padding and spec.shape[1:2] == (-1,)}
+        """Outputs whose second axis is the length."""
+
+    def describe(self, prepared: Prepared) -> Rows:
+        """A request as the batch lane sees it. Raises InvalidRequest when its tensors don't count the same samples."""
+        (feeds,) = prepared.samples.feeds
+        rows, padding = prepared.samples.rows, self._padding
+        for name, array in feeds.items():
+            if array.shape[:1] != (rows,):
+                raise InvalidRequest(
+                    f"The input {name!r} has shape {list(array.shape)} where another has {rows} samples; "
+                    "in a batch, the first axis of every input counts samples."
+                )
+        if rows == 0:
+            raise InvalidRequest("The request has no samples; send at least one.")
+        lengths, width = None, 0
+        if padding is not None:
+            mask = feeds[padding.mask]
+            width = mask.shape[1]
+            if any(feeds[name].shape[1:] != (width,) for name in padding.fills):
+                raise InvalidRequest(f"The inputs {', '.join(sorted(padding.fills))} must be of one shape.")
+            lengths = _lengths(mask)
+        shapes = tuple(
+            (name, array.dtype.str, array.shape[2 if padding is not None and name in padding.fills else 1 :])
+            for name, array in sorted(feeds.items())
+        )
+        n_bytes = sum(array.nbytes for array in feeds.values())
+        return Rows(prepared, feeds, (prepared.names, shapes), lengths, width, n_bytes)
+
+    def stack(self, batch: Batch) -> Feeds:
+        """The batch's tensors, its rows in the order of its slices."""
+        first: Rows = batch.slices[0].ticket.payload.rows
+        return {name: self._stacked(name, batch) for name in first.feeds}
+
+    def _stacked(self, name: str, batch: Batch) -> Array:
+        parts = [(part.ticket.payload.rows.feeds[name], part) for part in batch.slices]
+        padding = self._padding
+        if padding is None or name not in padding.fills:
+            # A copy of a single one, too: it may be a view of a body whose caller leaves, and another takes its place.
+            return np.concatenate([array[part.rows] for array, part in parts])
+        stacked = np.full((batch.rows, batch.width), padding.fills[name], dtype=parts[0][0].dtype)
+        at = 0
+        for array, part in parts:
+            width = min(batch.width, array.shape[1])
+            stacked[at : at + len(part), :width] = array[part.rows, :width]
+            at += len(part)
+        return stacked
+
+    def scatter(self, batch: Batch, outputs: Sequence[Array]) -> None:
+        """Give each request of the batch its rows. Raises InferenceFailed when there aren't as many as went in."""
+        names = batch.slices[0].ticket.payload.rows.prepared.names
+        for name, array in zip(names, outputs, strict=True):
+            if array.shape[:1] != (batch.rows,):
+                raise InferenceFailed(f"The output {name!r} has shape {list(array.shape)} for {batch.rows} samples.")
+        at = 0
+        for part in batch.slices:
+            if part.ticket.outcome is None:
+                self._give(part, [array[at : at + len(part)] for array in outputs])
+            at += len(part)
+
+    def _give(self, part: Slice, arrays: Sequence[Array]) -> None:
+        rows: Rows = part.ticket.payload.rows
+        names = rows.prepared.names
+        arrays = [
+            _of_width(array, rows.width) if name in self._sequences else array
+            for name, array in zip(names, arrays, strict=True)
+        ]
+        if len(part) == part.ticket.rows and isinstance(part.rows, slice):
+            rows.outputs = list(arrays)
+            return
+        if not rows.outputs:
+            rows.outputs = [np.empty((part.ticket.rows, *array.shape[1:]), array.dtype) for array in arrays]
+        for whole, array in zip(rows.outputs, arrays, strict=True):
+            whole[part.rows] = array
+
+
+def _lengths(mask: Array) -> list[int]:
+    """How much of each row is not padding at its end.
+
+    >>> _lengths(np.array([[1, 1, 0], [0, 1, 0], [1, 1, 1]]))
+    [2, 2, 3]
+    """
+    width = mask.shape[1]
+    if width == 0:
+        raise InvalidRequest("The texts have no tokens.")
+    trailing = np.argmax(mask[:, ::-1] != 0, axis=1)
+    found: list[int] = (width - trailing).tolist()
+    return found
+
+
+def _of_width(array: Any, width: int) -> Any:
+    """A sequence output as long as the request's own tensors; what a batch had no place for is padding, and zero."""
+    have = array.shape[1]
+    if have >= width:
+        return array[:, :width]
+    return np.pad(array, [(0, 0), (0, width - have), *[(0, 0)] * (array.ndim - 2)])
