@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -22,14 +22,14 @@ class BatchCost:
 
     fixed_ns: float = 1_000_000.0
     per_token_ns: float = 10_000.0
+    fixed_tokens: float = field(init=False, repr=False)
+    """How many tokens cost as much as beginning a batch."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "fixed_tokens", self.fixed_ns / self.per_token_ns)
 
     def run_ns(self, rows: int, width: int) -> float:
         return self.fixed_ns + self.per_token_ns * rows * width
-
-    @property
-    def fixed_tokens(self) -> float:
-        """How many tokens cost as much as beginning a batch."""
-        return self.fixed_ns / self.per_token_ns
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +62,9 @@ class BatchLimits:
         >>> BatchLimits(32, 1024).capacity(128), BatchLimits(32, 1024).capacity(8), BatchLimits(32, 64).capacity(128)
         (8, 32, 1)
         """
-        if self.max_tokens is None:
+        if self.max_tokens is None or self.max_rows * width <= self.max_tokens:
             return self.max_rows
-        return max(1, min(self.max_rows, self.max_tokens // width))
+        return max(1, self.max_tokens // width)
 
     def halved(self, rows: int, tokens: int) -> BatchLimits:
         """Limits under which no batch is more than half of one that ran out of memory."""

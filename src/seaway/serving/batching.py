@@ -145,10 +145,10 @@ class BatchQueue:
         """The batch ran. Gives the tickets that are whole with it."""
         whole = []
         for part in batch.slices:
-            ticket = part.ticket
-            self._give_back(part)
+            ticket, rows = part.ticket, part.stop - part.start
+            self._give_back(ticket, rows)
             if ticket.outcome is None:
-                ticket.undone -= len(part)
+                ticket.undone -= rows
                 if not ticket.undone:
                     self._end(ticket, Outcome.WHOLE)
                     whole.append(ticket)
@@ -157,7 +157,7 @@ class BatchQueue:
     def fail(self, batch: Batch) -> list[Ticket]:
         """The batch failed. A single row fails its ticket, which is returned; of more, both halves run again, first."""
         for part in batch.slices:
-            self._give_back(part)
+            self._give_back(part.ticket, len(part))
         if batch.rows > 1:
             self._retries.extendleft(reversed(_halves(batch)))
             return []
@@ -251,7 +251,6 @@ class BatchQueue:
         while segments[-1].start == segments[-1].stop:
             segments.pop()
         if limits.bucketing:
-            own.to_front(segments[-1])
             slices = self._bucketed(own, other, segments[-1].length)
         else:
             slices = own.take_oldest(0, 1, limits)
@@ -296,18 +295,13 @@ class BatchQueue:
         """Take `slices` out of what waits."""
         for part in slices:
             ticket = part.ticket
-            ticket.waiting -= len(part)
+            ticket.waiting -= part.stop - part.start
             if not ticket.waiting:
                 del self._fifos[ticket.priority][ticket.number]
         batch = _batch(key, _joined(slices), reason)
         self.waiting_rows -= batch.rows
         if batch.rows >= self.limits.capacity(batch.width) or batch.rows in self.limits.preferred_sizes:
             batch.reason = Reason.FULL
-        return self._start(batch)
-
-    def _start(self, batch: Batch) -> Batch:
-        for part in batch.slices:
-            part.ticket.running += len(part)
         return batch
 
     def _has_retries(self) -> bool:
@@ -324,7 +318,7 @@ class BatchQueue:
         now, later = _cut(alive, self.limits.capacity(width))
         if later:
             self._retries.appendleft(tuple(later))
-        return self._start(_batch(now[0].ticket.key, now, Reason.RETRY))
+        return _batch(now[0].ticket.key, now, Reason.RETRY)
 
     # ------------------------------------------------------------------ ending
 
@@ -356,9 +350,8 @@ class BatchQueue:
         if not ticket.running:
             self.held_bytes -= ticket.n_bytes
 
-    def _give_back(self, part: Slice) -> None:
-        ticket = part.ticket
-        ticket.running -= len(part)
+    def _give_back(self, ticket: Ticket, rows: int) -> None:
+        ticket.running -= rows
         if not ticket.running and ticket.outcome is not None:
             self.held_bytes -= ticket.n_bytes
 
@@ -371,7 +364,7 @@ def _checked_lengths(ticket: Ticket) -> list[int] | None:
         raise ValueError("A ticket has at least one row.")
     if ticket.lengths is None:
         return None
-    lengths = [int(length) for length in ticket.lengths]
+    lengths = list(map(int, ticket.lengths))
     if len(lengths) != ticket.rows or min(lengths) < 1:
         raise ValueError("A ticket has one length for each of its rows, and none is below 1.")
     return lengths
@@ -405,13 +398,21 @@ def _joined(slices: Sequence[Slice]) -> list[Slice]:
 
 
 def _batch(key: Hashable, slices: Sequence[Slice], reason: Reason) -> Batch:
-    rows, width, tokens = 0, 0, 0
+    """A batch of these rows, which run from now on."""
+    n_rows, width, tokens = 0, 0, 0
     for part in slices:
-        ticket, start, stop = part.ticket, part.start, part.stop
-        rows += stop - start
-        width = max(width, ticket.width(stop))
-        tokens += ticket.tokens(start, stop)
-    return Batch(key, tuple(slices), rows, width, tokens, reason)
+        ticket, rows = part.ticket, part.stop - part.start
+        ticket.running += rows
+        n_rows += rows
+        lengths, longest = ticket.ordered_lengths, ticket.length
+        if lengths is None:
+            tokens += rows * longest
+        else:
+            longest = lengths[part.stop - 1]
+            tokens += sum(lengths[part.start : part.stop])
+        if longest > width:
+            width = longest
+    return Batch(key, tuple(slices), n_rows, width, tokens, reason)
 
 
 def _halves(batch: Batch) -> list[tuple[Slice, ...]]:

@@ -99,10 +99,6 @@ class LengthPool:
             (next(iter(bucket.values())) for bucket in self._buckets.values()), key=lambda first: first.ticket.number
         )
 
-    def to_front(self, segment: Segment) -> None:
-        """Make a segment the first of its length."""
-        self._buckets[segment.length].move_to_end(segment.ticket.number, last=False)
-
     # ------------------------------------------------------------------ choosing
 
     def window(self, head: int, limits: BatchLimits, max_rows: int, waiting: int) -> Window:
@@ -112,10 +108,14 @@ class LengthPool:
         the windows of neighbouring lengths that hold the head, this is the one worth most for what it costs: a short
         row doesn't pay for a long one's padding, unless beginning another batch costs more than the padding.
         """
+        head_worth = _worth(head, limits, waiting)
+        capacity = min(limits.capacity(head), max_rows)
+        if self._counts[head] >= capacity:
+            return Window(head, capacity, capacity * head_worth)
         near = self._near(head, limits, max_rows, waiting)
         lengths, below, worth_below = near
         at = bisect_left(lengths, head)
-        fixed, head_worth = limits.cost.fixed_tokens, _worth(head, limits, waiting)
+        fixed = limits.cost.fixed_tokens
         best, best_ratio = Window(head, 1, head_worth), 0.0
         for top in range(at, len(lengths)):
             width = lengths[top]
@@ -137,12 +137,21 @@ class LengthPool:
         return best
 
     def _near(self, head: int, limits: BatchLimits, max_rows: int, waiting: int) -> _Prefixes:
-        """The lengths that a window around the head can reach: each has a row at least."""
-        at = bisect_left(self._lengths, head)
-        lengths = self._lengths[max(0, at - max_rows) : at + max_rows]
-        counts = [self._counts[length] for length in lengths]
-        worths = [count * _worth(length, limits, waiting) for count, length in zip(counts, lengths, strict=True)]
-        return _Prefixes(lengths, list(accumulate(counts, initial=0)), list(accumulate(worths, initial=0.0)))
+        """The lengths that a window around the head can reach."""
+        lengths, counts = self._lengths, self._counts
+        low = at = bisect_left(lengths, head)
+        rows = counts[head]
+        while low and rows < max_rows:
+            low -= 1
+            rows += counts[lengths[low]]
+        high, rows = at + 1, 0
+        while high < len(lengths) and rows < max_rows:
+            rows += counts[lengths[high]]
+            high += 1
+        near = lengths[low:high]
+        rows_of = [counts[length] for length in near]
+        worths = [counts[length] * _worth(length, limits, waiting) for length in near]
+        return _Prefixes(near, list(accumulate(rows_of, initial=0)), list(accumulate(worths, initial=0.0)))
 
     def extend(self, window: Window, capacity: int, limits: BatchLimits, waiting: int) -> Window:
         """`window` with those rows, none longer than it is wide, that it is worth more with."""
@@ -220,5 +229,7 @@ class LengthPool:
 
 
 def _worth(length: int, limits: BatchLimits, waiting: int) -> float:
-    fill = min(limits.capacity(length), waiting) * _USUAL_FILL
-    return limits.cost.fixed_tokens / fill + length
+    together = limits.capacity(length)
+    if waiting < together:
+        together = waiting
+    return limits.cost.fixed_tokens / (together * _USUAL_FILL) + length

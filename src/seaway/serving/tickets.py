@@ -72,10 +72,6 @@ class Ticket(msgspec.Struct, eq=False):
         """The longest of its first `stop` rows, in `order`."""
         return self.length if self.ordered_lengths is None else self.ordered_lengths[stop - 1]
 
-    def tokens(self, start: int, stop: int) -> int:
-        lengths = self.ordered_lengths
-        return self.length * (stop - start) if lengths is None else sum(lengths[start:stop])
-
 
 class Segment(msgspec.Struct, eq=False):
     """The rows of one length that wait of one ticket."""

@@ -174,6 +174,14 @@ def test_limits_come_back_step_by_step_when_the_device_does() -> None:
     assert device.adaptive.limits == CALIBRATED
 
 
+def test_limits_are_lowered_at_once_however_long_all_was_well() -> None:
+    device = Device(per_token_ns=10_000)
+    device.serve(100)
+    device.per_token_ns = 40_000
+    device.serve(3)
+    assert (device.adaptive.limits.max_tokens or 0) < 0.6 * 4096
+
+
 def test_single_misses_change_nothing() -> None:
     adaptive = AdaptiveLimits(CALIBRATED, latency_target_seconds=0.1)
     for number in range(1_000):

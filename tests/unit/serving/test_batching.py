@@ -370,6 +370,24 @@ def test_a_failed_batch_runs_again_in_halves_before_anything_else() -> None:
     assert take(one).slices[0].ticket is new
 
 
+def test_halves_of_a_half_run_before_the_other_half() -> None:
+    one = queue(max_rows=4)
+    put(one, *(old := [ticket() for _ in range(4)]))
+    one.fail(take(one))
+    one.fail(take(one))
+    assert [of for _ in range(3) for of, _ in rows_of(take(one))] == old
+
+
+def test_a_row_that_fails_after_its_request_has_ended_fails_nothing() -> None:
+    one = queue()
+    gone = ticket()
+    put(one, gone)
+    batch = take(one)
+    one.cancel(gone)
+    assert one.fail(batch) == []
+    assert gone.outcome == Outcome.CANCELLED
+
+
 def test_a_single_row_that_fails_fails_its_request_and_the_others_of_it_are_dropped() -> None:
     one = queue(max_rows=2)
     poisoned, good = ticket(4), ticket()

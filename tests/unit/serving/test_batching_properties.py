@@ -67,7 +67,7 @@ class AnyInterleaving(RuleBasedStateMachine):
         priority=st.sampled_from(Priority),
         patience=st.sampled_from([2, 20, NEVER]),
         n_bytes=st.integers(0, 30),
-        poisoned=st.none() | st.none() | st.integers(0, 11),
+        poisoned=st.none() | st.sampled_from([0, 0, 1, 5]),
     )
     def put(
         self, row_lengths: list[int] | None, rows: int, key: str, priority: Priority, patience: int,
@@ -87,9 +87,13 @@ class AnyInterleaving(RuleBasedStateMachine):
     @precondition(lambda self: self.tickets)
     @rule(data=st.data())
     def cancel(self, data: st.DataObject) -> None:
-        ticket = data.draw(st.sampled_from(self.tickets))
-        if self.queue.cancel(ticket):
-            self.end(ticket, Outcome.CANCELLED)
+        self.leave(data.draw(st.sampled_from(self.tickets)))
+
+    @precondition(lambda self: self.running)
+    @rule(data=st.data())
+    def cancel_one_that_runs(self, data: st.DataObject) -> None:
+        batch = data.draw(st.sampled_from(self.running))
+        self.leave(data.draw(st.sampled_from(batch.slices)).ticket)
 
     # ------------------------------------------------------------------ the device
 
@@ -147,16 +151,21 @@ class AnyInterleaving(RuleBasedStateMachine):
             while self.running:
                 self.finish(0)
             self.expire()
-            due = self.queue.due(self.now)
-            if due is not None:
+            if self.queue.has_work:
+                due = self.queue.due(self.now)
+                assert due is not None, "something waits for ever"
                 self.now = due
                 self.take(device_free=True)
-                assert self.running or self.queue.due(self.now) != self.now
         assert all(ticket.outcome is not None for ticket in self.tickets)
         assert (len(self.queue), self.queue.waiting_rows, self.queue.held_bytes) == (0, 0, 0)
         assert not self.queue._pools
 
     # ------------------------------------------------------------------ parts
+
+    def leave(self, ticket: Ticket) -> None:
+        assert self.queue.cancel(ticket) == (ticket.payload.outcome is None)
+        if ticket.payload.outcome is None:
+            self.end(ticket, Outcome.CANCELLED)
 
     def is_crowded_by(self, ticket: Ticket) -> bool:
         queue, bounds = self.queue, self.bounds
@@ -284,6 +293,7 @@ def test_every_request_is_served_after_a_number_of_batches_that_only_its_elders_
 # --------------------------------------------------------------------------- padding
 
 
+@settings(max_examples=300)
 @given(st.lists(st.integers(1, WIDEST), min_size=1, max_size=25), limits, st.data())
 def test_no_window_of_neighbouring_lengths_around_the_head_is_worth_more_for_what_it_costs(
     row_lengths: list[int], given_limits: BatchLimits, data: st.DataObject
@@ -310,6 +320,9 @@ def test_no_window_of_neighbouring_lengths_around_the_head_is_worth_more_for_wha
     top = ordered.index(found.width) + ordered.count(found.width)
     chosen = ordered[top - found.rows : top]
     assert head in chosen
+    assert len(chosen) <= given_limits.capacity(found.width)
+    if chosen == [head] * given_limits.capacity(head):
+        return  # nothing is wasted; that would be hard to better, and isn't tried
     assert math.isclose(ratio(chosen), max(map(ratio, windows)), rel_tol=1e-9)
 
 
