@@ -40,6 +40,13 @@ bench-all: ## The same with all servers that install here
 	@scripts/setup_benchmarks all
 	@benchmarks/.venvs/bench/bin/python benchmarks/run.py --all $(OPTIONS)
 
+bench-batching: ## Dynamic batching beside LitServe and mosec, on the CPU: 12 minutes (OPTIONS="--quick")
+	@scripts/setup_benchmarks batching
+	@benchmarks/.venvs/batching/bin/python benchmarks/batching.py $(OPTIONS)
+
+bench-gpu: ## The same on a CUDA device, with requests of 64 samples; needs a torch with CUDA (BENCH_PYTHON=python)
+	@$(or $(BENCH_PYTHON),benchmarks/.venvs/batching/bin/python) benchmarks/batching.py --device cuda --rows 64 $(OPTIONS)
+
 check: lint types layers ## What must be clean before a commit, besides tests
 
 lint: dev ## Style and likely mistakes
@@ -76,4 +83,4 @@ clean: ## Remove the environment, caches and built files; keeps .seaway
 .venv/.dev: pyproject.toml constraints-dev.txt examples/weights.txt scripts/setup
 	@scripts/setup dev
 
-.PHONY: help run test install dev unit integration conformance docs load bench bench-all check lint fix types layers size build up down clean
+.PHONY: help run test install dev unit integration conformance docs load bench bench-all bench-batching bench-gpu check lint fix types layers size build up down clean

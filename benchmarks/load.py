@@ -180,6 +180,8 @@ class OpenLoop:
     following: Callable[[], bytes]
     connections: int = 64
     seconds: list[float] = field(default_factory=list)
+    refused: list[float] = field(default_factory=list)
+    """Of answers 429 and 503, which say that there is too much to do."""
     errors: int = 0
 
     async def run(self, rate: float, seconds: float, seed: int) -> dict[str, Any]:
@@ -202,7 +204,8 @@ class OpenLoop:
                 task.cancel()
         for _, writer in opened:
             writer.close()
-        return result(self.seconds, self.errors, elapsed)
+        refused = {"refused": len(self.refused), "refused_p99_ms": percentiles(self.refused)["p99_ms"]}
+        return result(self.seconds, self.errors, elapsed) | refused
 
     async def _one(self, free: asyncio.Queue[Any], due: float) -> None:
         reader, writer = await free.get()
@@ -219,15 +222,17 @@ class OpenLoop:
             return
         if received.startswith(b"HTTP/1.1 200"):
             self.seconds.append(time.perf_counter() - due)
+        elif received.startswith((b"HTTP/1.1 429", b"HTTP/1.1 503")):
+            self.refused.append(time.perf_counter() - due)
         else:
             self.errors += 1
         free.put_nowait((reader, writer))
 
 
-def run_open(port: int, requests: list[bytes], rate: float, seconds: float) -> dict[str, Any]:
+def run_open(port: int, requests: list[bytes], rate: float, seconds: float, connections: int) -> dict[str, Any]:
     # select() waits to the microsecond, epoll and poll only to the millisecond.
     with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(selectors.SelectSelector())) as runner:
-        return runner.run(OpenLoop(port, supply(requests, 0)).run(rate, seconds, seed=0))
+        return runner.run(OpenLoop(port, supply(requests, 0), connections).run(rate, seconds, seed=0))
 
 
 # ------------------------------------------------------------------------------------------------------ processes
@@ -275,15 +280,15 @@ def main() -> None:
     parser.add_argument("kind", choices=["closed", "open"])
     parser.add_argument("port", type=int)
     parser.add_argument("requests", type=Path)
-    parser.add_argument("--connections", type=int, default=8)
+    parser.add_argument("--connections", type=int, help="default 8, in an open loop 64 to choose from")
     parser.add_argument("--rate", type=float, default=100.0)
     parser.add_argument("--seconds", type=float, default=2.0)
     given = parser.parse_args()
     requests = read_requests(given.requests)
     if given.kind == "open":
-        answer = run_open(given.port, requests, given.rate, given.seconds)
+        answer = run_open(given.port, requests, given.rate, given.seconds, given.connections or 64)
     else:
-        answer = ClosedLoop(given.port, supply(requests, os.getpid())).run(given.connections, given.seconds)
+        answer = ClosedLoop(given.port, supply(requests, os.getpid())).run(given.connections or 8, given.seconds)
     print(json.dumps(answer))
 
 

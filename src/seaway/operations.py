@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import platform
@@ -16,6 +17,7 @@ from seaway.rollouts.controller import Controller, Spent
 from seaway.rollouts.plan import Phase
 from seaway.rollouts.workers import Worker
 from seaway.serving import process
+from seaway.telemetry.batches import added
 from seaway.telemetry.metrics import LiveGauges, VersionGauges, render
 from seaway.types import DeploymentRevision
 
@@ -67,6 +69,8 @@ class ControlOperations:
             memory_bytes=sum(process.proportional_memory_bytes(worker.pid) or 0 for worker in mine if worker.pid),
             cpu_seconds=spent.cpu_seconds + sum(worker.cpu_seconds for worker in mine),
             ready=ready,
+            batches=functools.reduce(added, (worker.batches for worker in mine), spent.batches),
+            devices=tuple(worker.device for worker in mine if worker.device is not None),
         )
 
     def logs(self, *, model: str | None, lines: int) -> list[str]:

@@ -27,6 +27,7 @@ from seaway.rollouts.plan import Goal, Health, Phase, Plan, Target, plan
 from seaway.rollouts.workers import Death, Worker, WorkerFleet
 from seaway.serving import process
 from seaway.serving.isolation import ACTIVITY_PAGE, ActivityPage
+from seaway.telemetry.batches import BatchCounters, added
 from seaway.telemetry.logs import rotate
 from seaway.types import (
     MAX_BATCH_SIZE,
@@ -61,6 +62,7 @@ class Spent:
 
     cpu_seconds: float = 0.0
     restarts: int = 0
+    batches: BatchCounters | None = None
 
 
 class Controller:
@@ -297,7 +299,7 @@ class Controller:
                 cpus=cores_for(self._cpus, others, revision=revision_id, processes=processes, engines=engines),
                 max_queue_size=settings.max_queue_size or 1,
                 max_body_bytes=self._settings.max_body_bytes,
-                memory_bytes=self._settings.worker_memory_bytes or int(process.total_memory_bytes() * 0.8),
+                memory_bytes=self._memory_limit(revision, version),
                 drain_seconds=self._settings.drain_seconds,
                 log_level=self._settings.log_level, log_format=self._settings.log_format,
                 log_file=self._settings.log_file, kill_point_file=self._settings.kill_point_file,
@@ -308,6 +310,13 @@ class Controller:
             )
         )  # fmt: skip
         log.info("worker.starting", worker=worker_id, model=model, version=version.version, revision=revision_id)
+
+    def _memory_limit(self, revision: DeploymentRevision, version: ModelVersion) -> int | None:
+        """Of a worker's address space; none beside a GPU, whose driver maps more than any machine has."""
+        batching = self._placements.batching(revision, version)
+        if batching is not None and batching.device != "cpu" and process.has_gpu():
+            return None
+        return self._settings.worker_memory_bytes or int(process.total_memory_bytes() * 0.8)
 
     def _on_calibrated(self, worker: Worker, measured: Calibration) -> None:
         """A worker has measured its version. Called on the event loop, before that worker is known to be ready."""
@@ -338,6 +347,7 @@ class Controller:
         worker, now = death.worker, time.monotonic()
         spent = self.spent.setdefault((worker.config.model, worker.config.version), Spent())
         spent.cpu_seconds += worker.cpu_seconds
+        spent.batches = added(spent.batches, worker.batches)
         if worker.phase is Phase.DRAINING:
             return
         revision = worker.config.revision

@@ -116,6 +116,10 @@ class DeviceSession(Session, Protocol):
         """What the device has altogether; 0 where that is the machine's."""
         ...
 
+    def usage(self) -> tuple[int, int, float | None] | None:
+        """Of a GPU: bytes in use, bytes altogether, and the part of the last moments in which it worked, if known."""
+        ...
+
     def collect(self, launched: Any) -> list[Array]:
         """Wait for the outputs, in the order they were asked for. Raises what `run` raises."""
         ...

@@ -112,6 +112,9 @@ class OnnxSession:
     def memory_bytes(self) -> int:
         return 0
 
+    def usage(self) -> None:
+        return None  # ONNX Runtime doesn't say
+
     def stage(self, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
         return feeds
 

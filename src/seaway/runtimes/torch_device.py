@@ -210,6 +210,16 @@ class TorchSession:
     def memory_bytes(self) -> int:
         return 0 if self._inward is None else int(torch.cuda.mem_get_info(self._device)[1])
 
+    def usage(self) -> tuple[int, int, float | None] | None:
+        if self._inward is None:
+            return None
+        free, total = torch.cuda.mem_get_info(self._device)
+        try:
+            utilisation = torch.cuda.utilization(self._device) / 100
+        except (ModuleNotFoundError, RuntimeError):  # nvidia-ml-py, or the driver's library, is missing
+            utilisation = None
+        return total - free, total, utilisation
+
     def _on_device(self) -> AbstractContextManager[Any]:
         return torch.cuda.device(self._device) if self._inward is not None else nullcontext()
 

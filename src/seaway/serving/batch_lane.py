@@ -27,11 +27,11 @@ from seaway.errors import (
 )
 from seaway.runtimes.base import DeviceSession, RunHandle
 from seaway.serving.batch_limits import AdaptiveLimits
-from seaway.serving.batch_stats import BatchCounters, DeviceUse
 from seaway.serving.batching import BatchQueue, QueueBounds
 from seaway.serving.collate import Collator, Rows
 from seaway.serving.predictor import Payload, Predictor, Reply
 from seaway.serving.tickets import Batch, Priority, Ticket
+from seaway.telemetry.batches import BatchCounters, DeviceUse
 
 log = structlog.get_logger()
 
@@ -236,7 +236,8 @@ class BatchLane:
 
     def device_use(self) -> DeviceUse | None:
         """What the driver says of the GPU; None on a CPU."""
-        return None
+        usage = self._session.usage()
+        return None if usage is None else DeviceUse(self._session.device, *usage)
 
     def _entries(self) -> list[Any]:
         return [part.ticket.payload.entry for run in self._runs for part in run.batch.slices]
@@ -305,7 +306,7 @@ class BatchLane:
             rider = part.ticket.payload
             rider.taken_ns, rider.batch_rows = now_ns, batch.rows
         self._owner.batches_changed(self._entries())
-        self.counters.left(batch, self._queue.limits.capacity(batch.width))
+        self.counters.left(batch.rows, self._queue.limits.capacity(batch.width), str(batch.reason))
         return run
 
     def _launch(self, run: _Run) -> None:
@@ -335,7 +336,7 @@ class BatchLane:
             self._owner.batches_changed(self._entries())
             self._unfinished += 1
             took = now - run.began_ns
-            self.counters.ran(run.batch, took)
+            self.counters.ran(run.batch.tokens, run.batch.padding, took)
             if self._limits.observe(took, now):
                 self._queue.limits = self._limits.limits
                 log.info("batch.limits", max_rows=self._queue.limits.max_rows, max_tokens=self._queue.limits.max_tokens)

@@ -14,7 +14,6 @@ from seaway.serving import parity, process
 from seaway.serving.batch_curve import measure_curve
 from seaway.serving.batch_lane import BatchLane, Owner
 from seaway.serving.batch_limits import AdaptiveLimits, BatchLimits, CurvePoint, choose_limits
-from seaway.serving.batch_stats import DeviceUse
 from seaway.serving.batching import QueueBounds
 from seaway.serving.predictor import Predictor
 from seaway.types import Calibration, ServingSettings
@@ -73,11 +72,6 @@ def open_lane(
         QueueBounds(max_queue_size, MAX_WAITING_ROWS, MAX_WAITING_BYTES),
         owner=owner, preparers=_preparers(predictor),
     )  # fmt: skip
-
-
-def device_use(lane: BatchLane) -> DeviceUse | None:
-    """What the driver says of the lane's GPU; None on a CPU, or without the driver's library."""
-    return lane.device_use()
 
 
 def _check_batchable(predictor: Predictor) -> None:

@@ -17,7 +17,7 @@ from collections.abc import Generator, Iterator
 import msgspec
 
 from seaway.errors import SeawayError
-from seaway.serving.batch_stats import BatchCounters, DeviceUse
+from seaway.telemetry.batches import BatchCounters, DeviceUse
 from seaway.types import Calibration
 
 HEADER = struct.Struct("<IBxHQQ")

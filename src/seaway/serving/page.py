@@ -3,8 +3,8 @@
 Every gateway and control reads it, also after the worker's death. 8-byte words, each with one writer: queued, running
 and average run time in ns (worker); then for each gateway its unanswered requests (that gateway; the worker clears the
 word when the gateway's connection ends); then two words for each engine, and for each request that is in a batch
-(worker): gateway index + 1 (0: idle) and request id. The id is stored before the index and the index cleared first, so a
-reader never takes a half-written slot for a running request.
+(worker): gateway index + 1 (0: idle) and request id. The id is stored before the index and the index cleared first, so
+a reader never takes a half-written slot for a running request.
 """
 
 from __future__ import annotations

@@ -342,7 +342,7 @@ class Worker:
         return messages.Status(
             self._config.worker_id, os.getpid(), self._phase, self._reason,
             queued, running, self._answered, times.user + times.system,
-            batches.counters if batches else None, batch_start.device_use(batches) if batches else None,
+            batches.counters if batches else None, batches.device_use() if batches else None,
         )  # fmt: skip
 
     def _load_now(self) -> tuple[int, int]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import accumulate
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry
@@ -15,6 +16,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.registry import Collector
 
+from seaway.telemetry.batches import FILL, ROWS, BatchCounters, DeviceUse
 from seaway.telemetry.page import read_page
 from seaway.telemetry.snapshot import (
     BUCKETS_NS,
@@ -49,6 +51,9 @@ class VersionGauges:
     memory_bytes: int = 0
     cpu_seconds: float = 0.0
     ready: bool = False
+    batches: BatchCounters | None = None
+    """Of the batch lane; None where there is none."""
+    devices: tuple[DeviceUse, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +95,26 @@ _COUNTERS: dict[str, tuple[str, Callable[[VersionGauges], float]]] = {
     ),
 }
 
+_BATCH_HISTOGRAMS: dict[str, tuple[str, tuple[float, ...], Callable[[BatchCounters], tuple[list[int], float]]]] = {
+    "seaway_batch_rows": ("Samples of a batch.", ROWS, lambda of: (of.row_buckets, of.rows)),
+    "seaway_batch_fill_ratio": (
+        "Samples of a batch, of those that might have been in it.", FILL, lambda of: (of.fill_buckets, of.fill),
+    ),
+}  # fmt: skip
+_BATCH_COUNTERS: dict[str, tuple[str, Callable[[BatchCounters], float]]] = {
+    "seaway_batch_tokens_total": ("Tokens that batches ran, padding counted.", lambda of: of.tokens),
+    "seaway_batch_padding_tokens_total": ("Tokens that batches ran and nobody had sent.", lambda of: of.padding),
+    "seaway_batch_seconds_total": ("Time that batches took on their device.", lambda of: of.busy_ns / 1e9),
+    "seaway_batch_out_of_memory_total": ("Batches for which the device had no memory.", lambda of: of.out_of_memory),
+    "seaway_batch_failed_rows_total": ("Samples that made their batch fail.", lambda of: of.failed_rows),
+}
+_LEFT = ("seaway_batches_total", "Batches by why they left the queue: full, idle, delay, deadline or retry.")
+_DEVICE: dict[str, tuple[str, Callable[[DeviceUse], float | None]]] = {
+    "seaway_device_memory_used_bytes": ("Memory in use on the device.", lambda device: device.used_bytes),
+    "seaway_device_memory_bytes": ("Memory of the device.", lambda device: device.total_bytes),
+    "seaway_device_utilisation_ratio": ("Part of the last moments in which it worked.", lambda of: of.utilisation),
+}
+
 _SERVER: dict[str, tuple[str, Callable[[LiveGauges], float]]] = {
     "seaway_gateways": ("Gateway processes that run.", lambda live: live.gateways),
     "seaway_routing_generation": ("Generation of the newest routing table.", lambda live: live.generation),
@@ -99,7 +124,10 @@ _REQUESTS = ("seaway_requests_total", "Finished requests by how they ended.")
 _ROWS = ("seaway_inference_rows_total", "Samples in answered requests.")
 _BUILD = ("seaway_build_info", "What runs here; always 1.")
 
-NAMES = (_REQUESTS[0], _ROWS[0], *_HISTOGRAMS, *_GAUGES, *_COUNTERS, *_SERVER, _BUILD[0])
+NAMES = (
+    _REQUESTS[0], _ROWS[0], *_HISTOGRAMS, *_GAUGES, *_COUNTERS,
+    *_BATCH_HISTOGRAMS, *_BATCH_COUNTERS, _LEFT[0], *_DEVICE, *_SERVER, _BUILD[0],
+)  # fmt: skip
 """Every metric of the exposition."""
 
 
@@ -130,6 +158,8 @@ class _Exposition(Collector):
     def collect(self) -> Iterator[Metric]:
         yield from self._counted()
         yield from self._of_versions()
+        yield from self._of_batches()
+        yield from self._of_devices()
         for name, (text, server_value) in _SERVER.items():
             yield GaugeMetricFamily(name, text, value=server_value(self._live))
         build = GaugeMetricFamily(*_BUILD, labels=tuple(self._live.build))
@@ -166,6 +196,36 @@ class _Exposition(Collector):
             for version in self._live.versions:
                 counter.add_metric(_labels(version), value(version))
             yield counter
+
+
+    def _of_batches(self) -> Iterator[Metric]:
+        batching = [(_labels(version), version.batches) for version in self._live.versions if version.batches]
+        for name, (text, bounds, histogram) in _BATCH_HISTOGRAMS.items():
+            family = HistogramMetricFamily(name, text, labels=_LABELS)
+            for labels, batches in batching:
+                counts, total = histogram(batches)
+                limits = (*(f"{bound:g}" for bound in bounds), "+Inf")
+                family.add_metric(labels, list(zip(limits, accumulate(counts), strict=True)), total)
+            yield family
+        for name, (text, value) in _BATCH_COUNTERS.items():
+            counter = CounterMetricFamily(name, text, labels=_LABELS)
+            for labels, batches in batching:
+                counter.add_metric(labels, value(batches))
+            yield counter
+        left = CounterMetricFamily(*_LEFT, labels=(*_LABELS, "reason"))
+        for labels, batches in batching:
+            for reason, count in sorted(batches.reasons.items()):
+                left.add_metric((*labels, reason), count)
+        yield left
+
+    def _of_devices(self) -> Iterator[Metric]:
+        for name, (text, value) in _DEVICE.items():
+            gauge = GaugeMetricFamily(name, text, labels=(*_LABELS, "device"))
+            for version in self._live.versions:
+                for device in version.devices:
+                    if (found := value(device)) is not None:
+                        gauge.add_metric((*_labels(version), device.device), found)
+            yield gauge
 
 
 def _labels(of: SeriesSnapshot | VersionGauges) -> tuple[str, str]:

@@ -6,8 +6,6 @@ from bisect import bisect_left
 
 import msgspec
 
-from seaway.serving.tickets import Batch, Reason
-
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 """Upper bounds of the batch size histogram's buckets, in rows."""
 FILL = (0.125, 0.25, 0.5, 0.75, 0.9, 1.0)
@@ -20,8 +18,8 @@ class DeviceUse(msgspec.Struct, frozen=True):
     device: str
     used_bytes: int
     total_bytes: int
-    utilisation: float
-    """The part of the last moments in which something ran, 0 to 1."""
+    utilisation: float | None
+    """The part of the last moments in which something ran, 0 to 1; None without NVIDIA's library."""
 
 
 class BatchCounters(msgspec.Struct):
@@ -33,7 +31,8 @@ class BatchCounters(msgspec.Struct):
     """Sum of used parts."""
     row_buckets: list[int] = msgspec.field(default_factory=lambda: [0] * (len(ROWS) + 1))
     fill_buckets: list[int] = msgspec.field(default_factory=lambda: [0] * (len(FILL) + 1))
-    reasons: dict[str, int] = msgspec.field(default_factory=lambda: dict.fromkeys(map(str, Reason), 0))
+    reasons: dict[str, int] = msgspec.field(default_factory=dict)
+    """Why batches left the queue: full, idle, delay, deadline or retry."""
     tokens: int = 0
     """That batches ran, padding counted."""
     padding: int = 0
@@ -42,20 +41,20 @@ class BatchCounters(msgspec.Struct):
     out_of_memory: int = 0
     failed_rows: int = 0
 
-    def left(self, batch: Batch, capacity: int) -> None:
-        """A batch has left the queue."""
-        used = batch.rows / max(capacity, batch.rows)
+    def left(self, rows: int, capacity: int, reason: str) -> None:
+        """A batch has left the queue; `capacity`: the rows that might have been in it."""
+        used = rows / max(capacity, rows)
         self.batches += 1
-        self.rows += batch.rows
+        self.rows += rows
         self.fill += used
-        self.row_buckets[bisect_left(ROWS, batch.rows)] += 1
+        self.row_buckets[bisect_left(ROWS, rows)] += 1
         self.fill_buckets[bisect_left(FILL, used)] += 1
-        self.reasons[str(batch.reason)] += 1
+        self.reasons[reason] = self.reasons.get(reason, 0) + 1
 
-    def ran(self, batch: Batch, took_ns: int) -> None:
+    def ran(self, tokens: int, padding: int, took_ns: int) -> None:
         """A batch's outputs are there."""
-        self.tokens += batch.tokens
-        self.padding += batch.padding
+        self.tokens += tokens
+        self.padding += padding
         self.busy_ns += took_ns
 
     def plus(self, other: BatchCounters) -> BatchCounters:
@@ -67,7 +66,17 @@ class BatchCounters(msgspec.Struct):
         return BatchCounters(
             self.batches + other.batches, self.rows + other.rows, self.fill + other.fill,
             added(self.row_buckets, other.row_buckets), added(self.fill_buckets, other.fill_buckets),
-            {reason: self.reasons.get(reason, 0) + count for reason, count in other.reasons.items()},
+            {
+                reason: self.reasons.get(reason, 0) + other.reasons.get(reason, 0)
+                for reason in sorted({*self.reasons, *other.reasons})
+            },
             self.tokens + other.tokens, self.padding + other.padding, self.busy_ns + other.busy_ns,
             self.out_of_memory + other.out_of_memory, self.failed_rows + other.failed_rows,
         )  # fmt: skip
+
+
+def added(one: BatchCounters | None, other: BatchCounters | None) -> BatchCounters | None:
+    """Both together, where there are any."""
+    if one is None or other is None:
+        return one or other
+    return one.plus(other)

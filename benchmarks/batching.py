@@ -1,0 +1,338 @@
+"""Measures dynamic batching: throughput and latency of sentence vectors against offered load. `make bench-batching`.
+
+    benchmarks/.venvs/batching/bin/python benchmarks/batching.py [--quick] [--device cuda] [--rows 64] [--json]
+
+The model is all-MiniLM-L6-v2 through transformers, the largest batch 32 samples of 128 tokens for all. Two questions:
+
+- mixed lengths (8 to 128 tokens), 64 requests outstanding: what batching, and batching by length, gain;
+- full lengths in an open loop at parts of what the model does offline: how long requests take, and what happens when
+  more is asked than can be done.
+
+Systems are started in turn, one at a time, in interleaved rounds; figures are medians over rounds. The vectors of the
+first request are compared with those of transformers itself before anything is timed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import http.client
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from benchmarks import load, measure
+from benchmarks.http_client import ask
+from benchmarks.paths import PEERS, RESULTS, ROOT
+
+PACKAGE = ROOT / "examples" / "minilm_transformers" / "package"
+MAX_ROWS, MAX_LENGTH = 32, 128
+OUTSTANDING = 64
+SHARES = (0.2, 0.5, 0.8, 1.0, 1.2)
+"""Of the offline limit."""
+START_SECONDS = 120.0
+MIN_COSINE = 0.999
+WORDS = "day time way year work part place case week point hand thing group problem fact world life man child eye".split()
+"""Each is one token."""
+Result = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class System:
+    """A server under test; `deploy` None: a script of peers/."""
+
+    name: str
+    title: str
+    script: str = ""
+    deploy: dict[str, Any] = field(default_factory=dict)
+
+
+FULL = {
+    "lane": "batch", "max_queue_size": OUTSTANDING, "max_batch_rows": MAX_ROWS, "max_batch_tokens": MAX_ROWS * MAX_LENGTH,
+}  # fmt: skip
+SYSTEMS = (
+    System("seaway", "Seaway", deploy=FULL),
+    System("seaway-unsorted", "Seaway, lengths mixed", deploy={**FULL, "length_bucketing": False}),
+    System(
+        "seaway-fixed", "Seaway, batches of 32 only",
+        deploy={**FULL, "length_bucketing": False, "max_queue_delay_seconds": 5.0},
+    ),
+    System("seaway-single", "Seaway, no batching", deploy={"lane": "cpu", "max_queue_size": OUTSTANDING}),
+    System("litserve", "LitServe", script="litserve_batching.py"),
+    System("mosec", "mosec", script="mosec_batching.py"),
+)  # fmt: skip
+
+
+def texts(lengths: list[int], seed: int = 0) -> list[str]:
+    """One text for each length, in tokens with the two special ones."""
+    chance = random.Random(seed)
+    return [" ".join(chance.choices(WORDS, k=length - 2)) for length in lengths]
+
+
+def requests(path: str, samples: list[list[str]]) -> list[bytes]:
+    """Whole HTTP requests; a single sample is sent bare."""
+    bodies = [json.dumps({"inputs": rows[0] if len(rows) == 1 else rows}).encode() for rows in samples]
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: "
+    return [f"{head}{len(body)}\r\n\r\n".encode() + body for body in bodies]
+
+
+def environment(device: str, port: int) -> dict[str, str]:
+    return {
+        **{name: value for name, value in os.environ.items() if not name.startswith("SEAWAY_")},
+        "PYTHONPATH": f"{ROOT / 'src'}", "BENCH_PACKAGE": str(PACKAGE), "BENCH_PORT": str(port),
+        "BENCH_DEVICE": device, "BENCH_MAX_ROWS": str(MAX_ROWS), "BENCH_MAX_LENGTH": str(MAX_LENGTH),
+        "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1",
+    }  # fmt: skip
+
+
+def offline_limit(device: str, seconds: float) -> Result:
+    """The model alone, with its largest batch."""
+    command = [sys.executable, str(PEERS / "batch_limit.py"), str(seconds)]
+    output = subprocess.run(command, env=environment(device, 0), capture_output=True, text=True, check=False)
+    if output.returncode:
+        raise RuntimeError(f"The model can't be run alone: {output.stderr.strip().splitlines()[-1:]}")
+    return dict(json.loads(output.stdout.strip().splitlines()[-1]))
+
+
+@contextlib.contextmanager
+def running(system: System, device: str) -> Iterator[tuple[int, str]]:
+    """Port, and path to send requests to, of a started server that has answered rightly."""
+    port = load.free_port()
+    home = Path(tempfile.mkdtemp(prefix="seaway-bench-"))
+    if system.script == "mosec_batching.py":
+        command = [sys.executable, str(PEERS / system.script), "--port", str(port), "--timeout", "60000"]
+        path = "/inference"
+    elif system.script:
+        command, path = [sys.executable, str(PEERS / system.script)], "/predict"
+    else:
+        command = [sys.executable, "-m", "seaway", "serve", "--port", str(port), "--home", str(home / "home")]
+        path = "/predict/sentences"
+    log = (home / "log").open("w")
+    process = subprocess.Popen(
+        command, env=environment(device, port), stdout=log, stderr=log, cwd=home, start_new_session=True
+    )
+    try:
+        if not system.script:
+            _deploy(port, {**system.deploy, "device": device})
+        _wait_until_right(port, path, process, home / "log")
+        yield port, path
+    finally:
+        process.send_signal(signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(15)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        log.close()
+        shutil.rmtree(home, ignore_errors=True)
+
+
+def _deploy(port: int, body: dict[str, Any]) -> None:
+    _until(lambda: ask(port, "GET", "/v2/health/ready")[0] == http.client.OK, "Seaway did not start")
+    command = [sys.executable, "-m", "seaway", "--url", f"http://127.0.0.1:{port}"]
+    done = subprocess.run(
+        [*command, "register", "sentences", str(PACKAGE)],
+        env=environment("cpu", port), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if done.returncode:
+        raise RuntimeError(f"Seaway did not take the model: {done.stderr}")
+    status, answer = ask(port, "PUT", "/api/deployments/sentences?wait=100", json.dumps(body).encode())
+    if status != http.client.OK or answer.get("state") != "ready":
+        raise RuntimeError(f"Seaway did not deploy the model: {answer}")
+
+
+def _until(fact: Any, problem: str) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OSError):
+            if fact():
+                return
+        time.sleep(0.1)
+    raise RuntimeError(f"{problem} within {START_SECONDS:g} s.")
+
+
+def _wait_until_right(port: int, path: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    known = json.loads((PACKAGE / "known_answers.json").read_bytes())[0]
+    body = json.dumps({"inputs": known["inputs"][0]}).encode()
+
+    def right() -> bool:
+        if process.poll() is not None:
+            raise RuntimeError(f"It ended with status {process.returncode}: {log.read_text()[-500:]}")
+        status, answer = ask(port, "POST", path, body)
+        if status != http.client.OK:
+            return False
+        found, expected = np.ravel(answer["outputs"]), np.array(known["outputs"][0])
+        cosine = found @ expected / np.linalg.norm(found) / np.linalg.norm(expected)
+        if not cosine > MIN_COSINE:
+            raise RuntimeError(f"The answer is wrong: cosine {cosine}.")
+        return True
+
+    _until(right, "The server gave no answer")
+
+
+@dataclass
+class Runner:
+    """Collects windows by (kind, level) and system."""
+
+    device: str
+    seconds: float
+    rows: int
+    home: Path
+    windows: dict[tuple[str, str, float], list[Result]] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)
+
+    def measure(self, system: System, shares: tuple[float, ...], limit: float, advance: Any) -> None:
+        with running(system, self.device) as (port, path):
+            mixed = self._file("mixed", path, [random.Random(7).randint(8, MAX_LENGTH) for _ in range(512 * self.rows)])
+            full = self._file("full", path, [MAX_LENGTH] * 64 * self.rows)
+            self._closed(port, mixed, 2.0)
+            self._keep("mixed", system, OUTSTANDING, self._closed(port, mixed, self.seconds))
+            advance()
+            for share in shares:
+                rate = share * limit / self.rows
+                command = [*load.open_command(port, full, rate, self.seconds), "--connections", "512"]
+                window = load.finish(load.start(command), self.seconds)
+                self._keep("full", system, share, window)
+                advance()
+
+    def _closed(self, port: int, path: Path, seconds: float) -> Result:
+        return load.finish(load.start(load.python_closed_command(port, path, OUTSTANDING, seconds)), seconds)
+
+    def _file(self, name: str, path: str, lengths: list[int]) -> Path:
+        rows = texts(lengths)
+        samples = [rows[at : at + self.rows] for at in range(0, len(rows), self.rows)]
+        return load.write_requests(self.home / f"{name}.requests", requests(path, samples))
+
+    def _keep(self, kind: str, system: System, level: float, window: Result) -> None:
+        window["rows_per_second"] = window["requests"] * self.rows / window["seconds"]
+        self.windows.setdefault((kind, system.name, level), []).append(window)
+
+    def medians(self) -> list[Result]:
+        keys = ("rows_per_second", "p50_ms", "p99_ms", "errors", "refused", "refused_p99_ms")
+        return [
+            {"load": kind, "system": system, "level": level, "rounds": len(windows)}
+            | {key: median(window.get(key, 0.0) for window in windows) for key in keys}
+            for (kind, system, level), windows in self.windows.items()
+        ]
+
+
+def run(given: argparse.Namespace) -> Result:
+    chosen = [system for system in SYSTEMS if not given.systems or system.name in given.systems.split(",")]
+    shares = (0.8, 1.2) if given.quick else SHARES
+    limit = offline_limit(given.device, given.seconds)
+    console = Console(stderr=True)
+    steps = given.rounds * len(chosen) * (1 + len(shares))
+    columns = (TextColumn("{task.description:26}"), BarColumn(), TimeRemainingColumn())
+    with tempfile.TemporaryDirectory() as home, Progress(*columns, console=console) as progress:
+        runner = Runner(given.device, given.seconds, given.rows, Path(home))
+        task = progress.add_task("", total=steps)
+        for _ in range(given.rounds):
+            for system in chosen:
+                progress.update(task, description=system.title)
+                try:
+                    runner.measure(
+                        system, shares, limit["rows_per_second"], lambda: progress.advance(task)
+                    )
+                except (RuntimeError, OSError) as error:
+                    runner.failures[system.name] = str(error)
+                    console.print(f"{system.title} is left out: {error}")
+    return {
+        "date": datetime.now(UTC).date().isoformat(), "commit": measure.commit(ROOT), "machine": measure.machine(),
+        "max_rows": MAX_ROWS, "max_length": MAX_LENGTH, "outstanding": OUTSTANDING, "rows_per_request": given.rows,
+        "seconds": given.seconds, "rounds": given.rounds, "limit": limit,
+        "systems": {system.name: system.title for system in chosen},
+        "failures": runner.failures, "windows": runner.medians(),
+    }  # fmt: skip
+
+
+# --------------------------------------------------------------------------- showing it
+
+
+def tables(result: Result) -> list[Table]:
+    """What people compare."""
+    found = {(one["load"], one["system"], one["level"]): one for one in result["windows"]}
+    titles = result["systems"]
+    best = found.get(("mixed", "seaway", result["outstanding"]))
+    mixed = Table(title=f"Mixed lengths 8 to {result['max_length']}, {result['outstanding']} requests outstanding")
+    for column in ("system", "samples/s", "Seaway's is", "p50 ms", "p99 ms", "errors"):
+        mixed.add_column(column, justify="left" if column == "system" else "right")
+    for name, title in titles.items():
+        if one := found.get(("mixed", name, result["outstanding"])):
+            ratio = f"{best['rows_per_second'] / one['rows_per_second']:.2f} times" if best else "-"
+            rate = f"{one['rows_per_second']:.1f}"
+            mixed.add_row(title, rate, ratio, f"{one['p50_ms']:.0f}", f"{one['p99_ms']:.0f}", f"{one['errors']:.0f}")
+    limit = result["limit"]
+    full = Table(
+        title=f"{result['max_length']} tokens, open loop; offline limit {limit['rows_per_second']:.1f} samples/s, "
+        f"a full batch takes {limit['batch_seconds'] * 1e3:.0f} ms"
+    )
+    for column in ("system", "offered", "samples/s", "of the limit", "p50 ms", "p99 ms", "batches", "refused", "in ms"):
+        full.add_column(column, justify="left" if column == "system" else "right")
+    for name, title in titles.items():
+        levels = sorted(level for kind, system, level in found if kind == "full" and system == name)
+        for level in levels:
+            one = found["full", name, level]
+            rate = one["rows_per_second"]
+            full.add_row(
+                title if level == levels[0] else "", f"{level:.0%}", f"{rate:.1f}",
+                f"{rate / limit['rows_per_second']:.0%}", f"{one['p50_ms']:.0f}", f"{one['p99_ms']:.0f}",
+                f"{one['p99_ms'] / 1e3 / limit['batch_seconds']:.1f}", f"{one['refused']:.0f}",
+                f"{one['refused_p99_ms']:.0f}" if one["refused"] else "-",
+            )  # fmt: skip
+    return [mixed, full]
+
+
+def write(result: Result, directory: Path) -> Path:
+    """The result file, named by date and device."""
+    device = str(result["limit"].get("device_name") or result["machine"]["processor"])
+    slug = "-".join(device.lower().replace("(", " ").replace(")", " ").split()[:3])
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / f"{result['date']}-batching-{slug}.json"
+    path.write_text(json.dumps(result, indent=1) + "\n")
+    return path
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--rows", type=int, default=1, help="samples of a request")
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--seconds", type=float, default=10.0, help="of one measurement")
+    parser.add_argument("--systems", metavar="A,B", help="out of " + ", ".join(system.name for system in SYSTEMS))
+    parser.add_argument("--quick", action="store_true", help="one round of short measurements")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON instead of tables")
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    given = parser.parse_args()
+    if given.quick:
+        given.rounds, given.seconds = 1, min(given.seconds, 4.0)
+    result = run(given)
+    path = write(result, given.output)
+    if given.json:
+        print(json.dumps(result))
+        return
+    console = Console()
+    for table in tables(result):
+        console.print(table)
+    console.print(f"Written: {path}")
+
+
+if __name__ == "__main__":
+    main()

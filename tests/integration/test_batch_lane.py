@@ -1,0 +1,210 @@
+"""The batch lane on a real server: many requests in one run, each with its own answer."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import signal
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from support import graphs
+from support.load import Load
+from support.server import SeawayServer, wait_until
+from support.tiny import scale_model, slow_model, write_package
+
+pytestmark = pytest.mark.timeout(180)
+
+VOCABULARY = 50
+TOKENIZER = {
+    "version": "1.0", "truncation": None, "padding": None, "added_tokens": [], "normalizer": None,
+    "pre_tokenizer": {"type": "Whitespace"}, "post_processor": None, "decoder": None,
+    "model": {
+        "type": "WordLevel", "vocab": {f"w{number}": number for number in range(VOCABULARY)}, "unk_token": "w0",
+    },
+}  # fmt: skip
+TEXT_SPEC = "input: {type: text, max_tokens: 64, truncate: false}\noutput: {pooling: mean}"
+
+
+def texts_package(directory: Path) -> Path:
+    vectors = np.random.default_rng(0).normal(size=(VOCABULARY, 8))
+    package = write_package(directory, graphs.embedding(vectors), TEXT_SPEC)
+    (package / "tokenizer.json").write_text(json.dumps(TOKENIZER))
+    return package
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeawayServer]:
+    directory = tmp_path_factory.mktemp("packages")
+    with SeawayServer(gateways=2) as one:
+        one.register("texts", texts_package(directory / "texts"))
+        one.deploy("texts", lane="batch", max_queue_size=5000)
+        one.register("waiting", texts_package(directory / "texts"))
+        one.deploy("waiting", lane="batch", max_queue_delay_seconds=5.0, max_batch_rows=32)
+        yield one
+
+
+def text(chance: random.Random, longest: int = 60) -> str:
+    return " ".join(f"w{chance.randrange(VOCABULARY)}" for _ in range(chance.randint(1, longest)))
+
+
+def batch_rows(answer: httpx.Response) -> int:
+    """Size of the batch that an answer rode in."""
+    found = re.search(r'desc="(\d+) rows"', answer.headers["server-timing"])
+    return int(found[1]) if found else 0
+
+
+def metric(server: SeawayServer, name: str, model: str) -> float:
+    """The sum of a metric's samples for a model."""
+    lines = server.http.get("/metrics").raise_for_status().text.splitlines()
+    return sum(
+        float(line.rpartition(" ")[2]) for line in lines if line.startswith(f"{name}{{") and f'model="{model}"' in line
+    )
+
+
+def test_the_deployment_says_which_lane_it_has(server: SeawayServer) -> None:
+    choice = server.http.get("/api/deployments/texts").json()["live"]["choice"]
+    assert (choice["lane"], choice["processes"], choice["engines"]) == ("batch", 1, 1)
+    assert "cpu in fp32" in choice["why"]
+
+
+def test_a_thousand_concurrent_texts_of_any_length_get_what_they_get_alone(server: SeawayServer) -> None:
+    chance = random.Random(5)
+    questions = [text(chance) for _ in range(1000)]
+
+    def ask(question: str) -> httpx.Response:
+        return server.http.post("/predict/texts", json={"inputs": question}).raise_for_status()
+
+    alone = [ask(question).json()["outputs"] for question in questions[::10]]
+    with ThreadPoolExecutor(32) as threads:
+        answers = list(threads.map(ask, questions))
+    found = [answer.json()["outputs"] for answer in answers]
+    np.testing.assert_allclose(found[::10], alone, atol=1e-5)
+    assert len({tuple(outputs) for outputs in found}) > 900, "different texts, different answers"
+    assert max(map(batch_rows, answers)) > 1, "some rode together"
+
+
+def test_requests_that_wait_for_company_leave_together(server: SeawayServer) -> None:
+    def ask(number: int) -> httpx.Response:
+        return server.http.post("/predict/waiting", json={"inputs": [f"w{number}"] * 4}).raise_for_status()
+
+    with ThreadPoolExecutor(8) as threads:
+        answers = list(threads.map(ask, range(8)))
+    assert [batch_rows(answer) for answer in answers] == [32] * 8
+
+
+def test_a_row_that_fails_among_31_good_ones_fails_its_caller_only(server: SeawayServer) -> None:
+    before = metric(server, "seaway_batch_failed_rows_total", "waiting")
+    pid = next(iter(server.http.get("/api/status").json()["models"]["waiting"]["workers"]))["pid"]
+
+    def ask(number: int) -> httpx.Response:
+        ids = [VOCABULARY + 7] if number == 13 else [number]
+        tensor = {"name": "input_ids", "datatype": "INT64", "shape": [1, 1], "data": ids}
+        mask = {"name": "attention_mask", "datatype": "INT64", "shape": [1, 1], "data": [1]}
+        return server.http.post("/v2/models/waiting/infer", json={"inputs": [tensor, mask]})
+
+    with ThreadPoolExecutor(32) as threads:
+        answers = list(threads.map(ask, range(32)))
+    assert [answer.status_code for answer in answers] == [400 if number == 13 else 200 for number in range(32)]
+    assert "error" in answers[13].json()
+    wait_until(lambda: metric(server, "seaway_batch_failed_rows_total", "waiting") == before + 1, 10)
+    assert next(iter(server.http.get("/api/status").json()["models"]["waiting"]["workers"]))["pid"] == pid
+
+
+def test_metrics_tell_how_large_batches_were_and_why_they_left(server: SeawayServer) -> None:
+    def ask(number: int) -> httpx.Response:
+        return server.http.post("/predict/waiting", json={"inputs": ["w1 w2 w3"] * 16}).raise_for_status()
+
+    before = {name: metric(server, name, "waiting") for name in ("seaway_batch_rows_sum", "seaway_batches_total")}
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(ask, range(2)))
+    wait_until(lambda: metric(server, "seaway_batch_rows_sum", "waiting") == before["seaway_batch_rows_sum"] + 32, 10)
+    assert metric(server, "seaway_batches_total", "waiting") == before["seaway_batches_total"] + 1
+    assert metric(server, "seaway_batch_tokens_total", "waiting") >= 96
+    assert metric(server, "seaway_batch_seconds_total", "waiting") > 0
+    exposition = server.http.get("/metrics").text
+    assert re.search(r'seaway_batches_total\{model="waiting",reason="full",version="1"\} [1-9]', exposition)
+
+
+def test_a_text_over_the_limit_is_refused_with_its_length(server: SeawayServer) -> None:
+    answer = server.http.post("/predict/texts", json={"inputs": "w1 " * 65})
+    assert answer.status_code == 413
+    assert "65 tokens" in answer.json()["error"]
+
+
+def test_raw_tokens_over_the_limit_are_refused_too(server: SeawayServer) -> None:
+    tensors = [
+        {"name": name, "datatype": "INT64", "shape": [1, 200], "data": [1] * 200}
+        for name in ("input_ids", "attention_mask")
+    ]
+    answer = server.http.post("/v2/models/texts/infer", json={"inputs": tensors})
+    assert answer.status_code == 413, answer.text
+    assert "200 tokens" in answer.json()["error"]
+
+
+def test_a_model_that_takes_one_sample_at_a_time_is_refused_with_the_lane_to_use(
+    server: SeawayServer, tmp_path: Path
+) -> None:
+    server.register("single", write_package(tmp_path, slow_model()))
+    answer = server.http.put("/api/deployments/single", params={"wait": 60}, json={"lane": "batch"}, timeout=90).json()
+    assert answer["state"] == "failed"
+    assert "lane cpu" in answer["state_reason"]
+
+
+def test_numbers_are_batched_too_and_the_same_in_both_lanes(server: SeawayServer, tmp_path: Path) -> None:
+    server.register("numbers", write_package(tmp_path, scale_model(3.0)))
+    server.deploy("numbers", lane="batch")
+    bodies = [{"inputs": [[1, 2, 3]] * rows} for rows in (1, 7, 100)]
+    batched = [server.http.post("/predict/numbers", json=body).json()["outputs"] for body in bodies]
+    server.deploy("numbers", lane="cpu")
+    assert [server.http.post("/predict/numbers", json=body).json()["outputs"] for body in bodies] == batched
+
+
+def test_what_batches_cost_is_measured_once(server: SeawayServer) -> None:
+    server.deploy("texts", lane="batch", max_queue_size=5000, reason="again")
+    lines = [json.loads(line) for line in (server.home / "logs" / "seaway.jsonl").read_text().splitlines()]
+    measured = [line for line in lines if line["event"] == "batch.measured" and line["model"] == "texts"]
+    assert len(measured) == 1
+
+
+def test_after_a_worker_s_death_only_those_in_its_batch_get_503(tmp_path: Path) -> None:
+    with SeawayServer(gateways=1) as one:
+        one.register("texts", texts_package(tmp_path))
+        one.deploy("texts", lane="batch")
+        chance = random.Random(1)
+        questions = [("/predict/texts", {"inputs": text(chance)}) for _ in range(50)]
+        with Load(one.url, questions, connections=8) as load:
+            for _ in range(3):
+                load.wait_for(lambda run, done=len(load.samples): len(run.samples) > done + 200)
+                (worker,) = one.http.get("/api/status").json()["models"]["texts"]["workers"]
+                os.kill(worker["pid"], signal.SIGKILL)
+                load.wait_for(lambda run, done=len(load.samples): len(run.samples) > done + 200)
+        statuses = Counter(sample.status for sample in load.samples)
+        assert set(statuses) <= {200, 503}
+        assert statuses[503] <= 3 * 8
+
+
+def test_clients_that_leave_stop_costing(server: SeawayServer) -> None:
+    def rows() -> float:
+        return metric(server, "seaway_batch_rows_sum", "waiting")
+
+    before = rows()
+    with httpx.Client(base_url=server.url, timeout=0.2) as impatient, pytest.raises(httpx.TimeoutException):
+        impatient.post("/predict/waiting", json={"inputs": "w1"})
+
+    def ask(number: int) -> Any:
+        return server.http.post("/predict/waiting", json={"inputs": ["w2"] * 16}).raise_for_status()
+
+    with ThreadPoolExecutor(2) as threads:
+        answers = list(threads.map(ask, range(2)))
+    assert [batch_rows(answer) for answer in answers] == [32, 32], "the one who left takes nobody's place"
+    wait_until(lambda: rows() == before + 32, 10)

@@ -1,0 +1,345 @@
+"""The batch lane's threads: every request ends once, whatever happens to its batch."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from seaway.errors import Cancelled, DeadlineExceeded, DeviceLost, InvalidRequest, OutOfMemory, Overloaded
+from seaway.inputs.base import Samples
+from seaway.runtimes.base import RunHandle
+from seaway.serving.batch_lane import BatchLane, Timing
+from seaway.serving.batch_limits import AdaptiveLimits, BatchLimits
+from seaway.serving.batching import QueueBounds
+from seaway.serving.predictor import Payload, Prepared, Reply
+from seaway.types import Signature, TensorSpec
+
+SIGNATURE = Signature((TensorSpec("x", "FP32", (-1, 1)),), (TensorSpec("y", "FP32", (-1, 1)),))
+SECOND = 1_000_000_000
+POISON = -1.0
+
+
+class Entry:
+    """A request of rows with these numbers."""
+
+    def __init__(self, *numbers: float, seconds: float = 60.0) -> None:
+        self.numbers = numbers
+        self.arrived_ns = time.monotonic_ns()
+        self.deadline_ns = self.arrived_ns + int(seconds * SECOND)
+        self.cancelled = False
+        self.prediction_id = "id"
+        self.payload = Payload("predict", b"")
+
+    @property
+    def body(self) -> tuple[float, ...]:
+        return self.numbers
+
+
+class Session:
+    """Doubles numbers, as `script` lets it; counts the largest batch."""
+
+    device = "cpu"
+    dtype = "fp32"
+
+    def __init__(self, script: Callable[[Any, RunHandle], None]) -> None:
+        self.script = script
+        self.batches: list[int] = []
+
+    def check(self, feeds: Mapping[str, Any]) -> None:
+        if (feeds["x"] == 404).any():
+            raise InvalidRequest("404 is out of range.")
+
+    def stage(self, feeds: Mapping[str, Any]) -> Mapping[str, Any]:
+        return feeds
+
+    def launch(self, staged: Mapping[str, Any], outputs: Sequence[str], handle: RunHandle) -> Any:
+        self.batches.append(len(staged["x"]))
+        self.script(staged["x"], handle)
+        return staged["x"] * 2
+
+    def collect(self, launched: Any) -> list[Any]:
+        return [launched]
+
+    def usage(self) -> None:
+        return None
+
+
+class Predictor:
+    signature = SIGNATURE
+    padding = None
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.entries: dict[int, Entry] = {}
+
+    def prepare(self, payload: Payload) -> Prepared:
+        numbers = self.entries[id(payload)].numbers
+        feeds = {"x": np.array(numbers, np.float32).reshape(-1, 1)}
+        return Prepared(Samples((feeds,), len(numbers), False), ("y",), None, "")
+
+    def encode(self, prepared: Prepared, outputs: Any, prediction_id: str) -> Any:
+        return outputs[0][0].ravel().tolist()
+
+
+class Harness:
+    """A lane with everything that it has said."""
+
+    def __init__(self, script: Callable[[Any, RunHandle], None], *, max_rows: int = 8, max_requests: int = 1000) -> None:
+        self.session = Session(script)
+        self.predictor = Predictor(self.session)
+        self.ends: dict[Entry, list[Any]] = {}
+        self.running: list[int] = []
+        self._changed = threading.Condition()
+        limits = AdaptiveLimits(BatchLimits(max_rows))
+        bounds = QueueBounds(max_requests, 100_000, 1 << 30)
+        self.lane = BatchLane(self.predictor, limits, bounds, owner=self)  # type: ignore[arg-type]
+        self.lane.start()
+
+    def batch_answered(self, entry: Entry, reply: Reply, timing: Timing) -> None:
+        self._end(entry, reply, timing)
+
+    def batch_refused(self, entry: Entry, error: Exception) -> None:
+        self._end(entry, error, None)
+
+    def batches_changed(self, entries: list[Any]) -> None:
+        self.running.append(len(entries))
+
+    def _end(self, entry: Entry, outcome: Any, timing: Timing | None) -> None:
+        with self._changed:
+            self.ends.setdefault(entry, []).append((outcome, timing))
+            self._changed.notify_all()
+
+    def submit(self, *entries: Entry) -> None:
+        for entry in entries:
+            self.predictor.entries[id(entry.payload)] = entry
+            self.lane.submit(entry)
+
+    def wait_for(self, *entries: Entry) -> list[Any]:
+        """How each of them ended, once."""
+        with self._changed:
+            assert self._changed.wait_for(lambda: all(entry in self.ends for entry in entries), 30)
+        assert all(len(self.ends[entry]) == 1 for entry in entries)
+        return [self.ends[entry][0][0] for entry in entries]
+
+
+def nothing(x: Any, handle: RunHandle) -> None:
+    pass
+
+
+def poisoned(x: Any, handle: RunHandle) -> None:
+    if (x == POISON).any():
+        raise InvalidRequest("This number can't be computed.")
+
+
+@pytest.fixture
+def lanes() -> Iterator[list[BatchLane]]:
+    opened: list[BatchLane] = []
+    yield opened
+    for lane in opened:
+        lane.close()
+
+
+def harness(lanes: list[BatchLane], script: Callable[[Any, RunHandle], None] = nothing, **options: Any) -> Harness:
+    found = Harness(script, **options)
+    lanes.append(found.lane)
+    return found
+
+
+class Gate:
+    """A script that lets batches pass once it is opened, and tells when one has come."""
+
+    def __init__(self) -> None:
+        self.came, self.open = threading.Event(), threading.Event()
+
+    def __call__(self, x: Any, handle: RunHandle) -> None:
+        self.came.set()
+        while not self.open.wait(0.001):
+            if handle.terminated:
+                raise Cancelled("The run was stopped.")
+
+
+def test_requests_that_come_while_the_device_is_busy_ride_together(lanes: list[BatchLane]) -> None:
+    gate = Gate()
+    one = harness(lanes, gate)
+    first, *others = entries = [Entry(float(number)) for number in range(7)]
+    one.submit(first)
+    assert gate.came.wait(30)
+    one.submit(*others)
+    while one.lane._unprepared:
+        time.sleep(0)
+    gate.open.set()
+    assert one.wait_for(*entries) == [[2.0 * number] for number in range(7)]
+    assert one.session.batches == [1, 6]
+    assert one.ends[entries[3]][0][1].batch_rows == 6
+    assert one.running[-1] == 0
+
+
+def test_a_request_of_more_rows_than_a_batch_takes_is_split_and_joined_in_order(lanes: list[BatchLane]) -> None:
+    one = harness(lanes, max_rows=8)
+    entry = Entry(*map(float, range(30)))
+    one.submit(entry)
+    assert one.wait_for(entry) == [[2.0 * number for number in range(30)]]
+    assert max(one.session.batches) == 8
+
+
+def test_a_row_that_fails_among_31_good_ones_fails_its_own_request_only(lanes: list[BatchLane]) -> None:
+    gate = Gate()
+
+    def script(x: Any, handle: RunHandle) -> None:
+        gate(x, handle)
+        poisoned(x, handle)
+
+    one = harness(lanes, script, max_rows=32)
+    plug, bad = Entry(0.0), Entry(POISON)
+    one.submit(plug)
+    assert gate.came.wait(30)
+    good = [Entry(float(number)) for number in range(1, 32)]
+    one.submit(*good[:15], bad, *good[15:])
+    while one.lane._unprepared:
+        time.sleep(0)
+    gate.open.set()
+    assert one.wait_for(*good) == [[2.0 * number] for number in range(1, 32)]
+    (error,) = one.wait_for(bad)
+    assert isinstance(error, InvalidRequest)
+    assert one.session.batches[1] == 32
+    assert len(one.session.batches) <= 2 + 2 * 5
+    assert one.lane.counters.failed_rows == 1
+
+
+def test_without_memory_for_a_batch_it_runs_in_halves_and_later_ones_are_smaller(lanes: list[BatchLane]) -> None:
+    def script(x: Any, handle: RunHandle) -> None:
+        if len(x) > 3:
+            raise OutOfMemory("no room")
+
+    one = harness(lanes, script, max_rows=16)
+    first, second = Entry(*map(float, range(16))), Entry(*map(float, range(16)))
+    one.submit(first)
+    assert one.wait_for(first) == [[2.0 * number for number in range(16)]]
+    assert one.lane.counters.out_of_memory >= 2
+    one.session.batches.clear()
+    one.submit(second)
+    assert one.wait_for(second) == [[2.0 * number for number in range(16)]]
+    assert max(one.session.batches) <= 3
+
+
+def test_what_the_session_refuses_never_reaches_a_batch(lanes: list[BatchLane]) -> None:
+    one = harness(lanes)
+    bad, good = Entry(404.0), Entry(1.0)
+    one.submit(bad, good)
+    error, answer = one.wait_for(bad, good)
+    assert isinstance(error, InvalidRequest)
+    assert answer == [2.0]
+    assert one.session.batches == [1]
+
+
+def test_a_request_whose_time_is_over_is_told_so_and_never_runs(lanes: list[BatchLane]) -> None:
+    gate = Gate()
+    one = harness(lanes, gate)
+    plug, late = Entry(1.0), Entry(2.0, seconds=3600)
+    one.submit(plug)
+    assert gate.came.wait(30)
+    one.submit(late)
+    while one.lane._unprepared:
+        time.sleep(0)
+    one.lane.watch(late.deadline_ns + 1)
+    # The plug has the nearer deadline, and is over as well.
+    assert all(isinstance(error, DeadlineExceeded) for error in one.wait_for(plug, late))
+    gate.open.set()
+    after = Entry(3.0)
+    one.submit(after)
+    assert one.wait_for(after) == [[6.0]]
+    assert one.session.batches == [1, 1]
+
+
+def test_a_run_that_nobody_waits_for_any_more_is_stopped(lanes: list[BatchLane]) -> None:
+    gate = Gate()
+    one = harness(lanes, gate)
+    entry = Entry(1.0)
+    one.submit(entry)
+    assert gate.came.wait(30)
+    one.lane.cancel(entry)
+    (error,) = one.wait_for(entry)
+    assert isinstance(error, Cancelled)
+    assert one.lane.watch(time.monotonic_ns()) == 0
+    gate.open.clear()
+    after = Entry(2.0)
+    one.submit(after)  # the gate is closed: only the end of the first run lets this one begin
+    while len(one.session.batches) < 2:
+        time.sleep(0)
+    gate.open.set()
+    assert one.wait_for(after) == [[4.0]]
+
+
+def test_more_requests_than_may_wait_are_refused_at_once(lanes: list[BatchLane]) -> None:
+    gate = Gate()
+    one = harness(lanes, gate, max_requests=3)
+    entries = [Entry(float(number)) for number in range(4)]
+    one.submit(entries[0])
+    assert gate.came.wait(30)
+    one.submit(*entries[1:])
+    while one.lane._unprepared:
+        time.sleep(0)
+    refusal = one.lane.refusal(time.monotonic_ns() + SECOND, time.monotonic_ns())
+    assert isinstance(refusal, Overloaded)
+    assert refusal.retry_after_seconds > 0
+    gate.open.set()
+    one.wait_for(*entries)
+    assert one.lane.refusal(time.monotonic_ns() + SECOND, time.monotonic_ns()) is None
+
+
+def test_a_lost_device_is_noted_and_its_batch_told(lanes: list[BatchLane]) -> None:
+    def script(x: Any, handle: RunHandle) -> None:
+        raise DeviceLost("illegal memory access")
+
+    one = harness(lanes, script)
+    entry = Entry(1.0)
+    one.submit(entry)
+    (error,) = one.wait_for(entry)
+    assert isinstance(error, DeviceLost)
+    assert "illegal memory access" in one.lane.lost
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_thousand_requests_end_once_each_with_their_own_rows_whatever_befalls_their_batches(
+    lanes: list[BatchLane], seed: int
+) -> None:
+    chance = random.Random(seed)
+    lock = threading.Lock()
+
+    def script(x: Any, handle: RunHandle) -> None:
+        poisoned(x, handle)
+        with lock:
+            if chance.random() < 0.05:
+                raise OutOfMemory("no room")
+
+    one = harness(lanes, script, max_rows=16)
+    entries = []
+    for number in range(1000):
+        numbers = [float(number * 100 + row) for row in range(chance.choice([1, 1, 1, 2, 5, 40]))]
+        if chance.random() < 0.02:
+            numbers[chance.randrange(len(numbers))] = POISON
+        entries.append(Entry(*numbers))
+    for entry in entries:
+        one.submit(entry)
+        if chance.random() < 0.1:
+            one.lane.cancel(chance.choice(entries[: entries.index(entry) + 1]))
+    for entry, outcome in zip(entries, one.wait_for(*entries), strict=True):
+        if isinstance(outcome, list):
+            assert outcome == [2 * number for number in entry.numbers]
+        elif isinstance(outcome, InvalidRequest):
+            assert POISON in entry.numbers
+        elif isinstance(outcome, OutOfMemory):
+            continue  # a single row, tried alone
+        else:
+            assert isinstance(outcome, Cancelled)
+            assert entry.cancelled
+    while one.lane.busy:
+        time.sleep(0)
+    assert one.lane.running == 0
+    assert not one.lane._tickets

@@ -1,0 +1,159 @@
+"""Rows of many requests in one batch, and back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from seaway.errors import InferenceFailed, InvalidRequest
+from seaway.inputs.base import Padding, Samples
+from seaway.serving.batch_limits import BatchLimits
+from seaway.serving.batching import BatchQueue, QueueBounds
+from seaway.serving.collate import Collator
+from seaway.serving.predictor import Prepared
+from seaway.serving.tickets import Batch, Ticket
+from seaway.types import Signature, TensorSpec
+
+IDS, MASK = "input_ids", "attention_mask"
+TEXTS = Signature(
+    (TensorSpec(IDS, "INT64", (-1, -1)), TensorSpec(MASK, "INT64", (-1, -1))),
+    (TensorSpec("sum", "FP32", (-1, 1)), TensorSpec("states", "FP32", (-1, -1, 2))),
+)
+PADDING = Padding({IDS: 9, MASK: 0}, MASK, 512)
+NUMBERS = Signature((TensorSpec("x", "FP32", (-1, 3)),), (TensorSpec("y", "FP32", (-1, 3)),))
+
+
+def prepared(feeds: dict[str, Any], names: tuple[str, ...]) -> Prepared:
+    rows = len(next(iter(feeds.values())))
+    return Prepared(Samples((feeds,), rows, False), names, None, "")
+
+
+def text(lengths: list[int], first: int, width: int | None = None) -> Prepared:
+    """Rows that count upwards from `first`, each of its length."""
+    width = width or max(lengths)
+    ids, mask = np.zeros((len(lengths), width), np.int64), np.zeros((len(lengths), width), np.int64)
+    for row, length in enumerate(lengths):
+        ids[row, :length] = first + row
+        mask[row, :length] = 1
+    return prepared({IDS: ids, MASK: mask}, ("sum", "states"))
+
+
+def model(feeds: dict[str, Any]) -> list[Any]:
+    """What each row says of itself, padding masked: the sum of its ids, and each id twice."""
+    ids = feeds[IDS] * feeds[MASK]
+    return [ids.sum(1, keepdims=True).astype(np.float32), np.repeat(ids[:, :, None], 2, 2).astype(np.float32)]
+
+
+class Payload:
+    def __init__(self, rows: Any) -> None:
+        self.rows = rows
+
+
+def ticket(collator: Collator, request: Prepared) -> Ticket:
+    rows = collator.describe(request)
+    return Ticket(rows.key, request.rows, 0, 10**18, rows.lengths, n_bytes=rows.n_bytes, payload=Payload(rows))
+
+
+def batches(tickets: list[Ticket], max_rows: int, max_tokens: int | None = None) -> list[Batch]:
+    queue = BatchQueue(BatchLimits(max_rows, max_tokens, 512), QueueBounds(1000, 10_000, 1 << 30))
+    for one in tickets:
+        queue.put(one)
+    found = []
+    while (batch := queue.take(1, device_free=True)) is not None:
+        found.append(batch)
+    return found
+
+
+@given(
+    st.lists(st.lists(st.integers(1, 12), min_size=1, max_size=6), min_size=1, max_size=8),
+    st.integers(1, 9), st.integers(0, 5),
+)  # fmt: skip
+def test_every_request_gets_the_outputs_of_its_own_rows_however_they_were_batched(
+    requests: list[list[int]], max_rows: int, spare: int
+) -> None:
+    collator = Collator(TEXTS, PADDING)
+    sent = [text(lengths, 100 * number, max(lengths) + spare) for number, lengths in enumerate(requests)]
+    tickets = [ticket(collator, request) for request in sent]
+    for batch in batches(tickets, max_rows, 40):
+        collator.scatter(batch, model(collator.stack(batch)))
+    for request, one in zip(sent, tickets, strict=True):
+        for found, expected in zip(one.payload.rows.outputs, model(request.samples.feeds[0]), strict=True):
+            np.testing.assert_array_equal(found, expected)
+
+
+def test_texts_are_padded_to_the_longest_of_the_batch_and_no_further() -> None:
+    collator = Collator(TEXTS, PADDING)
+    (batch,) = batches([ticket(collator, text([2], 1, width=7)), ticket(collator, text([3], 5))], 8)
+    feeds = collator.stack(batch)
+    assert feeds[IDS].shape == (2, 3)
+    assert sorted(feeds[IDS].tolist()) == [[1, 1, 0], [5, 5, 5]]
+    assert sorted(feeds[MASK].sum(1).tolist()) == [2, 3]
+
+
+def test_what_is_too_short_for_the_batch_is_filled_with_what_the_tokenizer_pads_with() -> None:
+    collator = Collator(TEXTS, PADDING)
+    (batch,) = batches([ticket(collator, text([1], 1)), ticket(collator, text([3], 5))], 8)
+    assert sorted(collator.stack(batch)[IDS].tolist()) == [[1, 9, 9], [5, 5, 5]]
+
+
+def test_only_rows_of_equal_shape_and_type_ride_together() -> None:
+    collator = Collator(NUMBERS, None)
+    shapes = [np.zeros((1, 3), np.float32), np.zeros((1, 4), np.float32), np.zeros((1, 3), np.float64)]
+    keys = {collator.describe(prepared({"x": array}, ("y",))).key for array in shapes}
+    assert len(keys) == 3
+
+
+def test_requests_for_different_outputs_do_not_ride_together() -> None:
+    collator = Collator(TEXTS, PADDING)
+    both, one = text([2], 1), text([2], 1)
+    assert collator.describe(both).key != collator.describe(prepared(one.samples.feeds[0], ("sum",))).key
+
+
+def test_texts_of_any_length_ride_together() -> None:
+    collator = Collator(TEXTS, PADDING)
+    assert collator.describe(text([2, 5], 1)).key == collator.describe(text([9], 1)).key
+
+
+def test_a_mask_without_any_token_counts_as_full() -> None:
+    collator = Collator(TEXTS, PADDING)
+    request = text([1], 1, width=4)
+    request.samples.feeds[0][MASK][:] = 0
+    assert collator.describe(request).lengths == [4]
+
+
+def test_a_batch_is_a_copy_since_the_callers_may_leave_with_their_bodies() -> None:
+    collator = Collator(NUMBERS, None)
+    array = np.ones((1, 3), np.float32)
+    (batch,) = batches([ticket(collator, prepared({"x": array}, ("y",)))], 8)
+    stacked = collator.stack(batch)["x"]
+    array[:] = 7
+    assert stacked.tolist() == [[1, 1, 1]]
+
+
+@pytest.mark.parametrize(
+    ("feeds", "problem"),
+    [
+        ({"x": np.zeros((0, 3), np.float32)}, "no samples"),
+        ({"x": np.zeros((2, 3), np.float32), "z": np.zeros((1, 3), np.float32)}, "first axis of every input"),
+    ],
+)
+def test_what_does_not_count_samples_is_refused(feeds: dict[str, Any], problem: str) -> None:
+    with pytest.raises(InvalidRequest, match=problem):
+        Collator(NUMBERS, None).describe(prepared(feeds, ("y",)))
+
+
+def test_texts_whose_inputs_differ_in_length_are_refused() -> None:
+    feeds = {IDS: np.ones((1, 3), np.int64), MASK: np.ones((1, 4), np.int64)}
+    with pytest.raises(InvalidRequest, match="of one shape"):
+        Collator(TEXTS, PADDING).describe(prepared(feeds, ("sum",)))
+
+
+def test_a_model_that_gives_fewer_rows_than_it_got_fails_the_batch() -> None:
+    collator = Collator(NUMBERS, None)
+    (batch,) = batches([ticket(collator, prepared({"x": np.ones((2, 3), np.float32)}, ("y",)))], 8)
+    with pytest.raises(InferenceFailed, match="for 2 samples"):
+        collator.scatter(batch, [np.zeros((1, 3), np.float32)])
