@@ -314,7 +314,7 @@ class Controller:
     def _memory_limit(self, revision: DeploymentRevision, version: ModelVersion) -> int | None:
         """Of a worker's address space; none beside a GPU, whose driver maps more than any machine has."""
         batching = self._placements.batching(revision, version)
-        if batching is not None and batching.device != "cpu" and process.has_gpu():
+        if batching is not None and batching.device != "cpu":
             return None
         return self._settings.worker_memory_bytes or int(process.total_memory_bytes() * 0.8)
 

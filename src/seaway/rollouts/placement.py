@@ -102,9 +102,11 @@ class Placements:
         package = version.spec.get("serving") or {}
         asked, default = revision.settings, self._settings
         device = asked.device or package.get("device") or default.device
+        if device == "auto" and not process.has_gpu():
+            device = "cpu"
         lane = asked.lane or package.get("lane") or default.lane
         if lane == "auto":
-            lane = "batch" if version.runtime in _ON_GPUS and device != "cpu" and process.has_gpu() else "cpu"
+            lane = "batch" if version.runtime in _ON_GPUS and device != "cpu" else "cpu"
 
         def first(name: str, otherwise: Any = None) -> Any:
             return next((one for one in (getattr(asked, name), package.get(name)) if one is not None), otherwise)
@@ -118,7 +120,7 @@ class Placements:
             lane=lane,
             device=device,
             dtype=first("dtype", "auto"),
-            max_batch_rows=first("max_batch_rows", MAX_BATCH_ROWS[process.has_gpu() and device != "cpu"]),
+            max_batch_rows=first("max_batch_rows", MAX_BATCH_ROWS[device != "cpu"]),
             max_batch_tokens=first("max_batch_tokens"),
             max_queue_delay_seconds=first("max_queue_delay_seconds", 0.0),
             latency_target_seconds=first("latency_target_seconds"),

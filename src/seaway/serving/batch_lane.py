@@ -178,8 +178,8 @@ class BatchLane:
 
     def refusal(self, deadline_ns: int, now_ns: int) -> SeawayError | None:
         """Why a request that comes now can't wait here, if so."""
-        waiting = self.waiting
-        wait_ns = self._queue.backlog_ns()
+        with self._changed:
+            waiting, wait_ns = self.waiting, self._queue.backlog_ns()
         retry_after = max(wait_ns / 1e9, 0.1)
         if waiting >= self._bounds.max_requests:
             return Overloaded(
@@ -195,7 +195,8 @@ class BatchLane:
 
     def submit(self, entry: Entry) -> None:
         """Take a request."""
-        self._unprepared += 1
+        with self._changed:
+            self._unprepared += 1
         self._arrivals.put(entry)
 
     def cancel(self, entry: Entry) -> None:
@@ -291,7 +292,7 @@ class BatchLane:
             while not self._closing:
                 now = self._clock()
                 batch = None
-                if len(self._runs) < self._depth:
+                if len(self._runs) < self._depth and not self.lost:
                     batch = self._queue.take(now, device_free=not self._runs)
                 if batch is not None:
                     return self._begin(batch, now)
@@ -347,6 +348,10 @@ class BatchLane:
 
     def _failed(self, run: _Run, error: Exception) -> None:
         batch = run.batch
+        if isinstance(error, DeviceLost):
+            # Nobody is told: the process is about to end, and gateways give what hasn't run to the next one.
+            self.lost = str(error)
+            return
         with self._changed:
             self._runs.remove(run)
             self._owner.batches_changed(self._entries())
@@ -359,8 +364,6 @@ class BatchLane:
                 failed = self._queue.fail(batch)
             for ticket in failed:
                 self._tickets.pop(id(ticket.payload.entry), None)
-            if isinstance(error, DeviceLost) and not self.lost:
-                self.lost = str(error)
             self._changed.notify_all()
         if batch.rows > 1 and not isinstance(error, Cancelled):
             log.warning("batch.failed", rows=batch.rows, reason=str(error)[:300])
