@@ -26,7 +26,7 @@ from seaway.errors import DeadlineExceeded, InvalidRequest, NotFound, Overloaded
 from seaway.serving import messages
 from seaway.serving.arena import MIN_LENT_BYTES, Slot
 from seaway.serving.inline import InlineVersion
-from seaway.serving.plane import DataPlane, Flight, InferCall, Prediction
+from seaway.serving.plane import DataPlane, Flight, InferCall, Prediction, runs_inline
 from seaway.serving.predictor import Reply
 from seaway.telemetry.trace import next_traceparent
 
@@ -60,6 +60,8 @@ class Head(msgspec.Struct):
     length: int
     traceparent: str | None
     request_id: str | None
+    plain: bool
+    """False for what never runs inline, whatever its size."""
 
 
 class Reader:
@@ -118,7 +120,7 @@ class Reader:
             )  # fmt: skip
         except InvalidRequest:
             return None
-        return Head(call, length, headers.get("traceparent"), headers.get("x-request-id"))
+        return Head(call, length, headers.get("traceparent"), headers.get("x-request-id"), runs_inline(call))
 
 
 class Lane:
@@ -147,7 +149,7 @@ class LaneProtocol(GuardedProtocol):
         self._later: list[bytes] = []
         self._later_bytes = 0
         self._more = False
-        """Whether something follows, in what is being read, the request that is being taken."""
+        """For a client that sends nothing more: whether something follows, in what is read, the request just taken."""
         self._bulk: _Bulk | None = None
         self._sending: Slot | None = None
         self._leaving = False
@@ -192,15 +194,16 @@ class LaneProtocol(GuardedProtocol):
             if self.timeout_keep_alive_task is not None:
                 self._unset_keepalive_if_required()
             stop = end + head.length
-            self._more = len(data) > stop
+            if self._half_closed:
+                self._more = len(data) > stop
             if head.length >= MIN_LENT_BYTES:
                 self._begin_large(head, memoryview(data)[end:stop])
             elif len(data) < stop:
                 self._head, self._missing, self._body = head, stop - len(data), [data[end:]]
-                return  # `_more` is False
+                return
             else:
                 self._take(head, data[end:stop], None)
-            data, self._more = data[stop:], False
+            data = data[stop:]
             if data and (self._flight is not None or self.flow.write_paused):
                 self._keep(data)
                 return
@@ -249,8 +252,8 @@ class LaneProtocol(GuardedProtocol):
         call = head.call
         self._traceparent = next_traceparent(head.traceparent, getrandbits)
         plane = self.lane.plane
-        if slot is None:
-            version = plane.find_inline(call, head.length)
+        if slot is None and head.plain:
+            version = plane.find_inline(call.model, head.length)
             if version is not None and self._take_inline(version, call, bytes(body)):
                 return
         timeout = call.timeout_seconds
@@ -296,7 +299,8 @@ class LaneProtocol(GuardedProtocol):
         )  # fmt: skip
         self.server_state.total_requests += 1
         self.active = True
-        self._close_if_all_is_said()
+        if self._half_closed:
+            self._close_if_all_is_said()
         return True
 
     def _answer(self, outcome: Prediction | SeawayError) -> None:
@@ -372,10 +376,11 @@ class LaneProtocol(GuardedProtocol):
         self.active = True
         if self._leaving:
             self.transport.close()
-        self._close_if_all_is_said()
+        if self._half_closed:
+            self._close_if_all_is_said()
 
     def _close_if_all_is_said(self) -> None:
-        if self._half_closed and not self._later and not self._more:
+        if not self._later and not self._more:
             self.transport.close()
 
     def _go_on(self) -> None:
@@ -386,6 +391,7 @@ class LaneProtocol(GuardedProtocol):
         if self._later:
             data, self._later, self._later_bytes = b"".join(self._later), [], 0
             self._read(data)
+            self._more = False
             if self._half_closed and self.owes_nothing:
                 self.transport.close()
 

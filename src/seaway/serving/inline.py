@@ -31,6 +31,8 @@ _RUN_CPU_NS = 20_000_000
 _RUN_WALL_NS = 1_000_000_000
 _SAMPLE = 16
 """Every so many requests the thread's CPU clock is read: it costs as much as a small model."""
+_WEIGHED = 16
+"""At every so many samples this process's memory is looked at, too: that costs as much as a request."""
 _PATIENCE = 8
 """Samples over budget, or failures, in a row, before a version is moved out."""
 _CALLERS_FAULT = (InvalidRequest, PayloadTooLarge, UnsupportedEncoding, NotSupported, DeadlineExceeded)
@@ -54,6 +56,9 @@ class InlineVersion:
         self._countdown = 1
         self._over_budget = 0
         self._failures = 0
+        self._samples = 0
+        self._weighs = False
+        self._bytes_before = 0
         self._grown_bytes = 0
         """Memory of this process after its runs less that before them, extrapolated from samples."""
 
@@ -73,7 +78,7 @@ class InlineVersion:
         Raises InvalidRequest, PayloadTooLarge, UnsupportedEncoding or NotSupported, which are the caller's fault.
         """
         self._countdown -= 1
-        cpu, memory = (0, 0) if self._countdown else (time.thread_time_ns(), private_bytes())
+        cpu = 0 if self._countdown else self._begin_sample()
         watchdog = self._watchdog
         watchdog.begin(self._handle)
         try:
@@ -88,15 +93,25 @@ class InlineVersion:
         finally:
             watchdog.handle = None
             if not self._countdown:
-                self._sample(time.thread_time_ns() - cpu, private_bytes() - memory)
+                self._sample(time.thread_time_ns() - cpu)
         self._failures = 0
         return answered
 
-    def _sample(self, spent_ns: int, grown_bytes: int) -> None:
+    def _begin_sample(self) -> int:
+        self._weighs = self._samples % _WEIGHED == 0
+        self._samples += 1
+        if self._weighs:
+            self._bytes_before = private_bytes()
+        return time.thread_time_ns()
+
+    def _sample(self, spent_ns: int) -> None:
         self._countdown = _SAMPLE
-        self._grown_bytes = max(0, self._grown_bytes + grown_bytes * _SAMPLE)
-        if self._grown_bytes > MAX_GROWTH_BYTES:
-            self._watchdog.suspect(self.served, f"the gateway has grown by {self._grown_bytes >> 20} MiB with its runs")
+        if self._weighs:
+            grown = (private_bytes() - self._bytes_before) * _SAMPLE * _WEIGHED
+            self._grown_bytes = max(0, self._grown_bytes + grown)
+            if self._grown_bytes > MAX_GROWTH_BYTES:
+                mib = self._grown_bytes >> 20
+                self._watchdog.suspect(self.served, f"the gateway has grown by {mib} MiB with its runs")
         self.cpu_ns += spent_ns * _SAMPLE
         # A request may have many rows; its budget is for one.
         self._over_budget = self._over_budget + 1 if spent_ns > 2 * self._budget_ns else 0

@@ -59,6 +59,17 @@ class InferCall(msgspec.Struct, frozen=True):
     """Where `body` lies, if `DataPlane.lend` gave room for it; from `start` on it is the plane's to give back."""
 
 
+def runs_inline(request: InferCall) -> bool:
+    """Whether a request may run in a gateway, as far as its head tells.
+
+    What a packed body holds can't be told from its size; a deadline that is almost over is the worker's to check; and a
+    version that was asked for may not be the one that runs here.
+    """
+    timeout = request.timeout_seconds
+    short = timeout is not None and timeout < _SHORT_SECONDS
+    return request.version is None and not request.content_encoding and not short
+
+
 class Prediction(msgspec.Struct, frozen=True):
     """An answer, ready for the edge to write."""
 
@@ -315,18 +326,10 @@ class DataPlane:
         """Whether workers of a slow model are busy."""
         return any(pool.has_work(SLOW_RUN_NS) for pool in self._pools.values())
 
-    def find_inline(self, request: InferCall, n_bytes: int) -> InlineVersion | None:
-        """The version that would answer here, if one may.
-
-        What a packed body holds can't be told from its size; a deadline that is almost over is the worker's to check.
-        """
-        version = self._inline.get(request.model)
-        if version is None or request.version is not None or n_bytes > version.max_body_bytes:
-            return None
-        timeout = request.timeout_seconds
-        if request.content_encoding or (timeout is not None and timeout < _SHORT_SECONDS):
-            return None
-        return version
+    def find_inline(self, model: str, n_bytes: int) -> InlineVersion | None:
+        """The version that would answer a request for which `runs_inline` holds here, if one may."""
+        version = self._inline.get(model)
+        return None if version is None or n_bytes > version.max_body_bytes else version
 
     def resolve(self, model: str, version: str | None, key: str | None = None) -> ServedVersion:
         """The version that would answer. Raises NotFound, or Unavailable when it is not ready."""
@@ -371,7 +374,7 @@ class DataPlane:
         return outcome
 
     def _try_inline(self, request: InferCall) -> Prediction | None:
-        version = self.find_inline(request, len(request.body))
+        version = self.find_inline(request.model, len(request.body)) if runs_inline(request) else None
         found = self.answer_inline(version, request, bytes(request.body)) if version else None
         if version is None or found is None:
             return None

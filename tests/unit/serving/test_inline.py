@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,7 +21,7 @@ from seaway.errors import (
 from seaway.runtimes.base import RunHandle
 from seaway.serving import inline
 from seaway.serving.inline import InlineVersion, Watchdog
-from seaway.serving.plane import DataPlane, InferCall
+from seaway.serving.plane import DataPlane, InferCall, runs_inline
 from seaway.serving.predictor import Payload, Reply, TooManyRows
 from seaway.telemetry.page import MetricsPage, read_page
 from seaway.types import InlineSpec, ServedVersion, Signature
@@ -66,6 +67,13 @@ def endless(handle: RunHandle) -> None:
     while not handle.terminated:
         pass
     raise Cancelled("The run was stopped.")
+
+
+def new_memory(n_bytes: int) -> mmap.mmap:
+    """Of this process alone, filled; never what was freed before."""
+    mapped = mmap.mmap(-1, n_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    mapped.write(b"x" * n_bytes)
+    return mapped
 
 
 def failing(error: Exception) -> Callable[[RunHandle], None]:
@@ -152,9 +160,9 @@ def data_plane(tmp_path: Path) -> Iterator[DataPlane]:
 
 
 def test_a_version_whose_runs_make_the_gateway_grow_is_moved_out() -> None:
-    kept: list[bytes] = []
+    kept: list[mmap.mmap] = []
     suspects: list[str] = []
-    one = version(lambda handle: kept.append(b"x" * (1 << 20)), suspects)
+    one = version(lambda handle: kept.append(new_memory(900_000)), suspects)
     for _ in range(200):
         one.answer(PAYLOAD, "id")
     assert not any("MiB with its runs" in reason for reason in suspects)
@@ -164,24 +172,25 @@ def test_a_version_whose_runs_make_the_gateway_grow_is_moved_out() -> None:
 
 
 def test_what_else_makes_the_gateway_grow_is_held_against_no_version() -> None:
-    kept: list[bytes] = []
+    kept: list[mmap.mmap] = []
     suspects: list[str] = []
     one = version(nothing, suspects)
     for _ in range(300):
-        kept.append(b"x" * (1 << 20))
+        kept.append(new_memory(1 << 20))
         one.answer(PAYLOAD, "id")
     assert suspects == []
 
 
 def test_only_what_is_plain_business_runs_inline(data_plane: DataPlane) -> None:
     data_plane._inline["m"] = version(nothing, [])
-    assert data_plane.find_inline(InferCall("m", None, "predict", b""), 16_384) is not None
-    assert data_plane.find_inline(InferCall("m", None, "predict", b""), 16_385) is None
-    assert data_plane.find_inline(InferCall("m", "1", "predict", b""), 10) is None
-    assert data_plane.find_inline(InferCall("other", None, "predict", b""), 10) is None
-    assert data_plane.find_inline(InferCall("m", None, "predict", b"", content_encoding="gzip"), 10) is None
-    assert data_plane.find_inline(InferCall("m", None, "predict", b"", timeout_seconds=1e-6), 10) is None
-    assert data_plane.find_inline(InferCall("m", None, "predict", b"", timeout_seconds=1.0), 10) is not None
+    assert data_plane.find_inline("m", 16_384) is not None
+    assert data_plane.find_inline("m", 16_385) is None
+    assert data_plane.find_inline("other", 10) is None
+    assert runs_inline(InferCall("m", None, "predict", b""))
+    assert runs_inline(InferCall("m", None, "predict", b"", timeout_seconds=1.0))
+    assert not runs_inline(InferCall("m", "1", "predict", b""))
+    assert not runs_inline(InferCall("m", None, "predict", b"", content_encoding="gzip"))
+    assert not runs_inline(InferCall("m", None, "predict", b"", timeout_seconds=1e-6))
 
 
 def test_an_inline_answer_is_counted_like_any_other(data_plane: DataPlane, tmp_path: Path) -> None:
