@@ -16,6 +16,7 @@ from seaway.errors import InvalidPackage, InvalidRequest, PayloadTooLarge
 from seaway.packages import read_spec
 from seaway.runtimes import identify, runtime
 from seaway.runtimes.base import DeviceSession
+from seaway.runtimes.transformers_files import positions
 from seaway.serving.parity import against_cpu
 from seaway.serving.predictor import Predictor
 
@@ -215,6 +216,28 @@ def test_more_tokens_than_positions_are_too_large(session: DeviceSession) -> Non
     session.check(feeds([[2] * torches.POSITIONS]))
     with pytest.raises(PayloadTooLarge, match="has 17 tokens; the model takes 16"):
         session.check(feeds([[2] * (torches.POSITIONS + 1)]))
+
+
+@pytest.mark.parametrize(("kind", "tokens"), [("bert", 514), ("roberta", 512), ("mpnet", 512)])
+def test_some_models_number_positions_from_behind_the_padding(kind: str, tokens: int) -> None:
+    assert positions({"model_type": kind, "max_position_embeddings": 514, "pad_token_id": 1}) == tokens
+
+
+def test_the_least_of_all_limits_of_tokens_is_taken(tmp_path: Path) -> None:
+    torches.write_bert(tmp_path, spec="task: embeddings")
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"model_max_length": 10**30}))
+    assert identify(tmp_path, read_spec(tmp_path)).input.options["max_tokens"] == torches.POSITIONS
+
+    (tmp_path / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 4}))
+    assert identify(tmp_path, read_spec(tmp_path)).input.options["max_tokens"] == 4
+    assert predict(tmp_path, "the cat sat ran fast") == predict(tmp_path, "the cat")
+
+
+def test_more_tokens_than_positions_cannot_be_asked_for(tmp_path: Path) -> None:
+    torches.write_bert(tmp_path, spec="task: embeddings\ninput: {type: text, max_tokens: 17}")
+
+    with pytest.raises(InvalidPackage, match="17 are more than the model takes: 16"):
+        load(tmp_path)
 
 
 # --------------------------------------------------------------------------- packages that are refused
