@@ -71,6 +71,9 @@ def test_pickles_are_refused_with_the_reason_and_never_read(server: SeawayServer
     torches.write_bert(package, spec="task: embeddings")
     (package / "pytorch_model.bin").write_bytes(torches.pickled(trap))
 
+    with pytest.raises(AssertionError, match=r"'pytorch_model\.bin' is an archive with pickles"):
+        server.register("trapped", package)
+    (package / "pytorch_model.bin").write_bytes(b"by its name alone")
     with pytest.raises(AssertionError, match=r"'pytorch_model\.bin' is a pickle by its name"):
         server.register("trapped", package)
     assert not trap.exists()
