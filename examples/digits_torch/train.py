@@ -167,6 +167,7 @@ def main() -> None:
     model = train(pictures[:-HELD_OUT], targets[:-HELD_OUT])
     PACKAGE.mkdir(exist_ok=True)
     save_file(model.state_dict(), PACKAGE / "model.safetensors")
+    (PACKAGE / "model.safetensors").chmod(0o644)
     (PACKAGE / "seaway.yaml").write_text(seaway_yaml())
     (PACKAGE / "known_answers.json").write_text(json.dumps(known_answers(model), indent=2) + "\n")
     right = probabilities(model, pictures[-HELD_OUT:]).argmax(axis=1) == digits[-HELD_OUT:]

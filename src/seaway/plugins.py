@@ -12,6 +12,8 @@ from typing import Any
 
 from seaway.errors import ConfigurationError
 
+_OF_TORCH = frozenset({"torch", "safetensors", "transformers", "huggingface_hub"})
+
 
 def resolve(kind: str, name: str, table: Mapping[str, str]) -> Any:
     """The object that `table` names for `name`.
@@ -26,8 +28,11 @@ def resolve(kind: str, name: str, table: Mapping[str, str]) -> Any:
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
+        # torch alone is ten times all the others, so that it is no part of `all`.
+        extra = "torch" if error.name in _OF_TORCH else "all"
+        brings = "it" if extra == "torch" else "it and the other extras"
         raise ConfigurationError(
             f"The {kind} {name!r} needs the Python package {error.name!r}, which is not installed; "
-            f"`pip install '.[all]'` in Seaway's directory brings it and the other extras; no restart is needed."
+            f"`pip install '.[{extra}]'` in Seaway's directory brings {brings}; no restart is needed."
         ) from error
     return getattr(module, attribute)

@@ -20,6 +20,8 @@ from typing import IO, BinaryIO, cast
 from seaway.errors import InvalidPackage
 
 _START_BYTES = 1 << 16
+_RAW_TENSOR = re.compile(r"[^/]+/data/(weights/weight_\d+|constants/tensor_\d+)")
+"""Entries of a torch.export archive that are numbers, of which any may begin as a pickle does."""
 _SUFFIXES = (".pkl", ".pickle", ".joblib")
 _PROTOCOLS = tuple(bytes((0x80, protocol)) for protocol in range(2, 6))
 _CALLS = {"STACK_GLOBAL", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "REDUCE", "BUILD"}
@@ -46,6 +48,8 @@ def refuse_pickles(directory: Path) -> None:
         name = path.relative_to(directory).as_posix()
         with path.open("rb") as file:
             start = file.read(_START_BYTES)
+            if _is_safetensors(path, start):
+                continue
             file.seek(0)
             found = path.name.lower().endswith(_SUFFIXES) or is_pickle(start) or _calls(file, opcodes_left)
         if found:
@@ -58,14 +62,23 @@ def _look_into(path: Path, name: str) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             for info in archive.infolist():
+                if path.suffix == ".pt2" and _RAW_TENSOR.fullmatch(info.filename):
+                    continue  # the runtime reads these as numbers, or refuses the archive
                 with archive.open(info) as member:
                     start = member.read(_START_BYTES)
                 if info.filename.lower().endswith(_SUFFIXES) or is_pickle(start):
                     raise InvalidPackage(
-                        f"{name!r} is an archive with pickles (TorchScript, torch.save); export the model to ONNX."
+                        f"{name!r} is an archive with pickles (TorchScript, torch.save); "
+                        "save the weights as safetensors, or export the model to ONNX."
                     )
     except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, RuntimeError) as error:
         raise InvalidPackage(f"{name!r} is an archive that can't be looked into; leave it out.") from error
+
+
+def _is_safetensors(path: Path, start: bytes) -> bool:
+    """Numbers behind a JSON header, whose length comes first: that may look like the first bytes of a pickle."""
+    length = int.from_bytes(start[:8], "little")
+    return path.suffix == ".safetensors" and start[8:9] == b"{" and 8 + length <= path.stat().st_size
 
 
 def is_pickle(start: bytes) -> bool:

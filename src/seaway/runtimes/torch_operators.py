@@ -29,7 +29,7 @@ index index_add index_copy index_put index_select instance_norm isfinite isinf i
 lerp lift_fresh lift_fresh_copy linalg_norm linalg_vector_norm linear linspace log log10 log1p log2 log_sigmoid
 log_softmax logaddexp logical_and logical_not logical_or logical_xor logit logsumexp lstm lt masked_fill
 masked_scatter masked_select matmul max max_pool1d max_pool2d max_pool2d_with_indices max_pool3d maximum mean median
-meshgrid min minimum mish mm movedim mul multi_head_attention multiply mv nan_to_num narrow native_batch_norm
+meshgrid min minimum mish mm movedim mul multiply mv nan_to_num narrow native_batch_norm
 native_group_norm native_layer_norm ne neg new_full new_ones new_zeros nonzero norm numpy_T one_hot ones ones_like
 outer pad permute pixel_shuffle pixel_unshuffle polar pow prelu prod reciprocal reflection_pad1d reflection_pad2d relu
 relu6 remainder repeat repeat_interleave replication_pad1d replication_pad2d reshape resolve_conj resolve_neg rms_norm
@@ -43,7 +43,7 @@ upsample_trilinear3d var var_mean view view_as view_as_complex view_as_real wher
 """
 _CHANGING = """
 add_ clamp_ clamp_max_ clamp_min_ div_ elu_ exp_ fill_ gelu_ hardsigmoid_ hardswish_ hardtanh_ leaky_relu_
-masked_fill_ mish_ mul_ neg_ relu6_ relu_ sigmoid_ silu_ softplus_ sub_ tanh_ zero_
+masked_fill_ mish_ mul_ neg_ relu6_ relu_ sigmoid_ silu_ sub_ tanh_ zero_
 """
 OPERATORS = frozenset(_COMPUTING.split())
 """They compute tensors from tensors. None of them reads files, draws lots, keeps a state, or shows memory of others."""

@@ -46,6 +46,13 @@ _POOLINGS = {
 }  # fmt: skip
 _RESAMPLING = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
 """By pillow's numbers, which preprocessor_config.json has."""
+_NUMBERED_FROM_PADDING = frozenset(
+    {
+        "camembert", "data2vec-text", "esm", "ibert", "longformer", "luke", "mpnet", "roberta", "roberta-prelayernorm",
+        "xlm-roberta", "xlm-roberta-xl", "xmod",
+    }
+)  # fmt: skip
+"""Their positions begin behind the number of the padding token: 514 of them are enough for 512 tokens."""
 _HUGE_LENGTH = 1_000_000
 """Tokenizers without a limit say 1e30."""
 DEFAULT_MAX_TOKENS = 256
@@ -223,6 +230,9 @@ def _text(package: Path, spec: PackageSpec, config: Json) -> Json:
         )
     limits = [limit for limit in _token_limits(package, config) if isinstance(limit, int) and 0 < limit < _HUGE_LENGTH]
     options.setdefault("max_tokens", min(limits, default=DEFAULT_MAX_TOKENS))
+    known, wanted = positions(config), options["max_tokens"]
+    if isinstance(known, int) and isinstance(wanted, int) and 0 < known < wanted:
+        raise InvalidPackage(f"{SPEC_FILE}: input.max_tokens: {wanted} are more than the model takes: {known}.")
     return options
 
 
@@ -235,12 +245,11 @@ def _token_limits(package: Path, config: Json) -> list[Any]:
 
 
 def positions(config: Json) -> Any:
-    """Tokens that the model has positions for. Models that number them from behind the padding token have fewer."""
-    positions, padding = config.get("max_position_embeddings"), config.get("pad_token_id")
-    if isinstance(positions, int) and isinstance(padding, int) and positions % 2 == 0 and positions & (positions - 1):
-        # 514 for 512: RoBERTa and its like. Where it isn't that, two tokens fewer harm nobody.
-        return positions - padding - 1
-    return positions
+    """Tokens that the model has positions for, as config.json says it."""
+    limit, padding = config.get("max_position_embeddings"), config.get("pad_token_id")
+    if config.get("model_type") in _NUMBERED_FROM_PADDING and isinstance(limit, int) and isinstance(padding, int):
+        return limit - padding - 1
+    return limit
 
 
 def _image(package: Path, spec: PackageSpec, config: Json) -> Json:

@@ -24,7 +24,7 @@ from seaway.types import Json, Signature
 MAX_ANSWER_BYTES = 16 * 1024 * 1024
 MAX_BODY_BYTES = 64 * 1024 * 1024
 LIBRARIES_BYTES = 32 << 30
-"""Address space that a runtime's libraries may map on top: torch for the CPU takes 0.6 GB, for CUDA several."""
+"""Address space that a runtime's libraries may map on top: 0.6 GB with torch for the CPU."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,9 @@ class OutputStage:
         self.names = tuple(tensor.name for tensor in self.tensors)
         self._labels = spec.labels
         self._changes = bool(spec.pooling or spec.softmax or spec.normalize)
+        per_token = masked and spec.pooling is None
+        self._per_token = tuple(per_token and tensor.shape[:2] == (-1, -1) for tensor in self.tensors)
+        """Outputs with a part for each token of a text; the parts of padding are left out."""
         if not (self._changes or spec.labels is not None):
             return
         if len(self.tensors) != 1:
@@ -44,7 +47,7 @@ class OutputStage:
 
     def values(self, samples: Samples, runs: Sequence[Sequence[Array]]) -> Any:
         """The `outputs` of an answer, shaped as the request's `inputs` were: Python values and arrays."""
-        if len(runs) == 1 and len(self.names) == 1 and samples.stacked:
+        if len(runs) == 1 and len(self.names) == 1 and samples.stacked and not self._per_token[0]:
             found = self._numbers(runs[0][0], samples)
             if found is not None:
                 return found[0] if samples.bare else found
@@ -84,7 +87,10 @@ class OutputStage:
             array = run[position]
             rows = samples.rows if len(runs) == 1 else 1
             whole = not samples.stacked
-            parts.append([self._change(array, mask)] if whole else self._rows(array, mask, rows, position))
+            changed = [self._change(array, mask)] if whole else self._rows(array, mask, rows, position)
+            if self._per_token[position] and mask is not None and array.shape[:2] == mask.shape:
+                changed = [row[is_token.astype(bool)] for row, is_token in zip(changed, mask, strict=True)]
+            parts.append(changed)
         column = parts[0] if len(parts) == 1 else [part[0] for part in parts]
         if self._labels is not None:
             return [self._labelled(value) for value in column]

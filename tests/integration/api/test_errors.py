@@ -26,7 +26,8 @@ def tree(kind: type[SeawayError] = SeawayError) -> Iterator[type[SeawayError]]:
 # What an error's status is decides who is told to act: the caller (4xx) or the operator (5xx).
 SERVER_SIDE = {
     SeawayError, errors.Unavailable, errors.WorkerLost, errors.ServerNotReached, errors.DeadlineExceeded,
-    errors.NotSupported, errors.ArtifactCorrupt, errors.InferenceFailed, errors.ConfigurationError,
+    errors.NotSupported, errors.ArtifactCorrupt, errors.InferenceFailed, errors.OutOfMemory, errors.DeviceLost,
+    errors.ConfigurationError,
 }  # fmt: skip
 
 

@@ -239,6 +239,21 @@ def test_what_is_harmless_is_not_taken_for_a_pickle(content: bytes) -> None:
     assert not is_pickle(content)
 
 
+def test_weights_that_begin_as_a_pickle_does_are_numbers(tmp_path: Path) -> None:
+    header = b'{"__metadata__":{"a":"' + b"x" * 615 + b'"}}'
+    header += b" " * (0x280 - len(header))
+    (tmp_path / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    with zipfile.ZipFile(tmp_path / "model.pt2", "w") as archive:
+        archive.writestr("model/data/weights/weight_0", b"\x80\x02" + bytes(6))
+    assert (tmp_path / "model.safetensors").read_bytes()[:2] == b"\x80\x02"
+
+    refuse_pickles(tmp_path)
+
+    (tmp_path / "model.safetensors").rename(tmp_path / "weights.data")
+    with pytest.raises(InvalidPackage, match=r"'weights\.data' is a pickle"):
+        refuse_pickles(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("name", "content"),
     [

@@ -15,7 +15,6 @@ from tests.support import graphs, tiny
 
 from seaway.errors import Cancelled, InferenceFailed, InvalidPackage, InvalidRequest
 from seaway.packages import PackageSpec
-from seaway.runtimes import identify
 from seaway.runtimes.base import RunHandle, Session
 from seaway.runtimes.onnx import OnnxRuntime
 from seaway.types import TensorSpec
@@ -218,25 +217,3 @@ def test_terminate_at_any_moment_never_ends_the_run_after_its_own(endless: Sessi
     finally:
         handles.put(None)
         thread.join(timeout=10)
-
-
-def test_the_only_model_file_is_the_model(tmp_path: Path) -> None:
-    (tmp_path / "net.onnx").touch()
-
-    assert (identify(tmp_path, PackageSpec()).runtime, identify(tmp_path, PackageSpec()).model) == ("onnx", "net.onnx")
-
-
-@pytest.mark.parametrize("names", [(), ("a.onnx", "b.onnx"), ("model.pt", "model.pkl")])
-def test_without_one_model_file_the_package_must_name_it(tmp_path: Path, names: tuple[str, ...]) -> None:
-    for name in names:
-        (tmp_path / name).touch()
-
-    with pytest.raises(InvalidPackage, match=r"needs one model file \(\.onnx\)"):
-        identify(tmp_path, PackageSpec())
-
-
-def test_a_file_of_another_kind_has_no_runtime(tmp_path: Path) -> None:
-    (tmp_path / "model.pt").touch()
-
-    with pytest.raises(InvalidPackage, match=r"fits no runtime; accepted are: \.onnx"):
-        identify(tmp_path, PackageSpec(model="model.pt"))

@@ -11,6 +11,7 @@ from seaway.serving import calibration
 from seaway.serving.calibration import choose, inline_spec, machine, measure, most_engines
 from seaway.serving.predictor import Predictor
 from seaway.types import Calibration, ServingSettings
+from support import torches
 from support.tiny import endless_model, scale_model, write_package
 
 TINY = Calibration(10_000, 5_000, 5_000, 0.1, 60_000_000, (), True, "here")
@@ -161,3 +162,22 @@ def test_the_machine_is_named_with_what_its_figures_depend_on() -> None:
     assert "7 cores" in named
     assert "onnxruntime " in named
     assert len(named) <= 300
+
+
+def test_a_runtime_that_gateways_do_not_load_keeps_its_versions_in_workers() -> None:
+    obstacle = "It runs on torch, which gateways don't load"
+    choice = choose(replace(TINY, obstacle=obstacle), cores=4, asked=Asked())
+
+    assert (choice.placement, choice.why.startswith(obstacle)) == ("worker", True)
+    assert obstacle in choose(replace(TINY, obstacle=obstacle), cores=4, asked=Asked(placement="inline")).refusal
+
+
+def test_a_model_of_torch_is_measured(tmp_path: Path) -> None:
+    torches.write_layers(tmp_path)
+    predictor = Predictor.open(tmp_path, model="m", version=1, max_body_bytes=1 << 20)
+
+    measured = measure(predictor, tmp_path, load_seconds=1.0, machine="here")
+
+    assert measured.run_ns > 0
+    assert "torch" in measured.obstacle
+    assert "torch" in machine(2)

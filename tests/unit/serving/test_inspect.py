@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.support import graphs, tiny
+from tests.support import graphs, tiny, torches
 
 from seaway.errors import InvalidPackage
 from seaway.serving.inspect import Inspection, inspect_package
@@ -74,3 +74,40 @@ def test_code_in_a_package_is_never_imported(tmp_path: Path, monkeypatch: pytest
 
     assert inspect(tmp_path).runtime == "onnx"
     assert not (tmp_path / "ran").exists()
+
+
+def test_models_of_torch_are_opened_too(tmp_path: Path) -> None:
+    torches.write_bert(tmp_path / "a", spec="task: embeddings")
+    torches.write_layers(tmp_path / "b")
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / "model.pt2").write_bytes(torches.scale_archive())
+
+    found = [inspect(tmp_path / name, memory_mib=512) for name in "abc"]
+
+    assert [one.platform for one in found] == ["pytorch_transformers", "pytorch_safetensors", "pytorch_export"]
+    assert found[0].spec["input"]["options"]["max_tokens"] == torches.POSITIONS
+
+
+def test_an_archive_that_asks_for_too_much_memory_is_refused(tmp_path: Path) -> None:
+    class Outer(torches.nn.Module):
+        def forward(self, x: torches.Tensor) -> torches.Tensor:
+            return (x.sum() + torches.torch.zeros(1 << 33)).sum().reshape(1, 1) + x
+
+    (tmp_path / "model.pt2").write_bytes(torches.archive(Outer(), torches.torch.zeros(2, 3)))
+
+    with pytest.raises(InvalidPackage, match="memory"):
+        inspect(tmp_path, memory_mib=2048)
+
+
+def test_a_pickle_is_refused_and_never_read(tmp_path: Path) -> None:
+    trap = tmp_path / "trap"
+    package = tmp_path / "package"
+    torches.write_bert(package, spec="task: embeddings")
+    (package / "pytorch_model.bin").write_bytes(torches.pickled(trap))
+
+    with pytest.raises(InvalidPackage, match=r"'pytorch_model\.bin' is a pickle"):
+        inspect(package)
+    (package / "pytorch_model.bin").rename(package / "model.safetensors")
+    with pytest.raises(InvalidPackage, match=r"'model\.safetensors' is not a safetensors file"):
+        inspect(package)
+    assert not trap.exists()

@@ -68,7 +68,7 @@ def test_a_model_that_never_ends_is_ended(tmp_path: Path) -> None:
 
 def test_a_process_without_room_is_a_sentence_that_names_the_limit(tmp_path: Path) -> None:
     with pytest.raises(InferenceFailed, match=r"memory|MiB|Error"):
-        curves_of(write_package(tmp_path, scale_model(2.0)), memory_mib=64)
+        curves_of(write_package(tmp_path, scale_model(2.0)), memory_mib=2)
 
 
 @pytest.mark.parametrize(("most", "counts"), [(1, [1]), (2, [1, 2]), (3, [1, 2, 3]), (8, [1, 2, 4, 8])])
