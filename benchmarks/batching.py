@@ -50,7 +50,9 @@ SHARES = (0.2, 0.5, 0.8, 1.0, 1.2)
 """Of the offline limit."""
 START_SECONDS = 120.0
 MIN_COSINE = 0.999
-WORDS = "day time way year work part place case week point hand thing group problem fact world life man child eye".split()
+WORDS = (  # noqa: SIM905 - reads better
+    "day time way year work part place case week point hand thing group problem fact world life man child eye"
+).split()
 """Each is one token."""
 Result = dict[str, Any]
 
@@ -66,7 +68,8 @@ class System:
 
 
 FULL = {
-    "lane": "batch", "max_queue_size": OUTSTANDING, "max_batch_rows": MAX_ROWS, "max_batch_tokens": MAX_ROWS * MAX_LENGTH,
+    "lane": "batch", "max_queue_size": OUTSTANDING,
+    "max_batch_rows": MAX_ROWS, "max_batch_tokens": MAX_ROWS * MAX_LENGTH,
 }  # fmt: skip
 SYSTEMS = (
     System("seaway", "Seaway", deploy=FULL),

@@ -14,7 +14,7 @@ from examples.minilm_transformers import build
 from support.server import SeawayServer
 
 pytestmark = pytest.mark.timeout(300)
-WORDS = "the weather is lovely today it was so sunny outside he drove to the stadium and back again".split()
+WORDS = "the weather is lovely today it was so sunny outside he drove to the stadium and back again".split()  # noqa: SIM905
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,9 @@ def test_a_thousand_concurrent_texts_of_any_length_get_the_answers_they_get_alon
     assert np.abs(np.array(together) - np.array(alone)).max() < 1e-4
 
 
-def test_answers_are_those_of_transformers_itself(server: SeawayServer, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_answers_are_those_of_transformers_itself(
+    server: SeawayServer, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     package = build.build(tmp_path_factory.mktemp("reference") / "package")
     texts = ("One", *build.SENTENCES)
     answer = server.http.post("/predict/minilm", json={"inputs": list(texts)}).raise_for_status().json()

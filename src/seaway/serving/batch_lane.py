@@ -54,7 +54,7 @@ class Entry(Protocol):
 
 
 class Timing(msgspec.Struct, frozen=True):
-    """Where an answered request spent its time, in nanoseconds, and the size of its last batch."""
+    """Where an answered request spent its time, in nanoseconds, and the size of its (largest) batch."""
 
     queue_ns: int
     """Until it was prepared, that not counted."""
@@ -305,7 +305,7 @@ class BatchLane:
         self._runs.append(run)
         for part in batch.slices:
             rider = part.ticket.payload
-            rider.taken_ns, rider.batch_rows = now_ns, batch.rows
+            rider.taken_ns, rider.batch_rows = now_ns, max(rider.batch_rows, batch.rows)
         self._owner.batches_changed(self._entries())
         self.counters.left(batch.rows, self._queue.limits.capacity(batch.width), str(batch.reason))
         return run

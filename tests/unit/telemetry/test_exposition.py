@@ -124,7 +124,7 @@ def test_names_follow_the_conventions(pages: list[Path]) -> None:
         assert family.documentation.endswith(".")
         assert family.type in {"counter", "gauge", "histogram"}
         if family.type == "histogram":
-            assert family.name.endswith("_seconds")
+            assert family.name.endswith(("_seconds", "_rows", "_ratio"))
 
 
 def test_label_values_are_escaped(tmp_path: Path) -> None:
