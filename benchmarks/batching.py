@@ -49,6 +49,8 @@ OUTSTANDING = 64
 SHARES = (0.2, 0.5, 0.8, 1.0, 1.2)
 """Of the offline limit."""
 START_SECONDS = 120.0
+PAUSE_SECONDS = 2.0
+"""Between two measurements, so that what the clients of one have left behind is no load on the next."""
 MIN_COSINE = 0.999
 WORDS = (  # noqa: SIM905 - reads better
     "day time way year work part place case week point hand thing group problem fact world life man child eye"
@@ -204,12 +206,15 @@ class Runner:
 
     def measure(self, system: System, shares: tuple[float, ...], limit: float, advance: Any) -> None:
         with running(system, self.device) as (port, path):
-            mixed = self._file("mixed", path, [random.Random(7).randint(8, MAX_LENGTH) for _ in range(512 * self.rows)])
+            chance = random.Random(7)
+            mixed = self._file("mixed", path, [chance.randint(8, MAX_LENGTH) for _ in range(512 * self.rows)])
             full = self._file("full", path, [MAX_LENGTH] * 64 * self.rows)
             self._closed(port, mixed, 2.0)
+            time.sleep(PAUSE_SECONDS)
             self._keep("mixed", system, OUTSTANDING, self._closed(port, mixed, self.seconds))
             advance()
             for share in shares:
+                time.sleep(PAUSE_SECONDS)
                 rate = share * limit / self.rows
                 command = [*load.open_command(port, full, rate, self.seconds), "--connections", "512"]
                 window = load.finish(load.start(command), self.seconds)
@@ -240,6 +245,8 @@ class Runner:
 def run(given: argparse.Namespace) -> Result:
     chosen = [system for system in SYSTEMS if not given.systems or system.name in given.systems.split(",")]
     shares = (0.8, 1.2) if given.quick else SHARES
+    if given.only == "mixed":
+        shares = ()
     limit = offline_limit(given.device, given.seconds)
     console = Console(stderr=True)
     steps = given.rounds * len(chosen) * (1 + len(shares))
@@ -320,6 +327,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=10.0, help="of one measurement")
     parser.add_argument("--systems", metavar="A,B", help="out of " + ", ".join(system.name for system in SYSTEMS))
+    parser.add_argument("--only", choices=["mixed", "full"], help="one of the two questions")
     parser.add_argument("--quick", action="store_true", help="one round of short measurements")
     parser.add_argument("--json", action="store_true", help="print the result as JSON instead of tables")
     parser.add_argument("--output", type=Path, default=RESULTS)
