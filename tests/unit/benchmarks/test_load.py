@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -55,3 +58,22 @@ def test_percentiles_are_of_the_durations_in_milliseconds() -> None:
         {"p50_ms": 500, "p99_ms": 990, "p999_ms": 999, "max_ms": 999}
     )
     assert set(load.percentiles([]).values()) == {0.0}
+
+
+def test_an_open_loop_tells_refusals_from_errors() -> None:
+    answers = itertools.cycle([b"200 OK", b"429 Too Many Requests", b"500 Internal Server Error"])
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while await reader.readuntil(b"\r\n\r\n"):
+            writer.write(b"HTTP/1.1 " + next(answers) + b"\r\nContent-Length: 0\r\n\r\n")
+
+    async def run() -> dict[str, Any]:
+        server = await asyncio.start_server(answer, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        return await load.OpenLoop(port, lambda: b"GET / HTTP/1.1\r\n\r\n", connections=1).run(2000, 0.15, seed=1)
+
+    found = asyncio.run(run())
+    counts = [found["requests"], found["refused"], found["errors"]]
+    assert min(counts) > 0
+    assert max(counts) - min(counts) <= 1
+    assert found["refused_p99_ms"] > 0
