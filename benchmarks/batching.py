@@ -57,6 +57,7 @@ WORDS = (  # noqa: SIM905 - reads better
 ).split()
 """Each is one token."""
 Result = dict[str, Any]
+BEGIN, END = "<!-- batching begin -->", "<!-- batching end -->"
 
 
 @dataclass(frozen=True)
@@ -230,7 +231,7 @@ class Runner:
         return load.write_requests(self.home / f"{name}.requests", requests(path, samples))
 
     def _keep(self, kind: str, system: System, level: float, window: Result) -> None:
-        window["rows_per_second"] = window["requests"] * self.rows / window["seconds"]
+        window["rows_per_second"] = window["requests_per_second"] * self.rows
         self.windows.setdefault((kind, system.name, level), []).append(window)
 
     def medians(self) -> list[Result]:
@@ -276,38 +277,85 @@ def run(given: argparse.Namespace) -> Result:
 # --------------------------------------------------------------------------- showing it
 
 
-def tables(result: Result) -> list[Table]:
+@dataclass(frozen=True)
+class Grid:
+    """A table, before anybody decides how it is shown."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: list[tuple[str, ...]]
+
+
+def grids(result: Result) -> list[Grid]:
     """What people compare."""
     found = {(one["load"], one["system"], one["level"]): one for one in result["windows"]}
-    titles = result["systems"]
+    return [_mixed(result, found), _full(result, found)]
+
+
+def _mixed(result: Result, found: dict[tuple[str, str, float], Result]) -> Grid:
     best = found.get(("mixed", "seaway", result["outstanding"]))
-    mixed = Table(title=f"Mixed lengths 8 to {result['max_length']}, {result['outstanding']} requests outstanding")
-    for column in ("system", "samples/s", "Seaway's is", "p50 ms", "p99 ms", "errors"):
-        mixed.add_column(column, justify="left" if column == "system" else "right")
-    for name, title in titles.items():
+    rows = []
+    for name, title in result["systems"].items():
         if one := found.get(("mixed", name, result["outstanding"])):
             ratio = f"{best['rows_per_second'] / one['rows_per_second']:.2f} times" if best else "-"
-            rate = f"{one['rows_per_second']:.1f}"
-            mixed.add_row(title, rate, ratio, f"{one['p50_ms']:.0f}", f"{one['p99_ms']:.0f}", f"{one['errors']:.0f}")
-    limit = result["limit"]
-    full = Table(
-        title=f"{result['max_length']} tokens, open loop; offline limit {limit['rows_per_second']:.1f} samples/s, "
-        f"a full batch takes {limit['batch_seconds'] * 1e3:.0f} ms"
-    )
-    for column in ("system", "offered", "samples/s", "of the limit", "p50 ms", "p99 ms", "batches", "refused", "in ms"):
-        full.add_column(column, justify="left" if column == "system" else "right")
-    for name, title in titles.items():
-        levels = sorted(level for kind, system, level in found if kind == "full" and system == name)
-        for level in levels:
+            rate, errors = f"{one['rows_per_second']:.1f}", f"{one['errors']:.0f}"
+            rows.append((title, rate, ratio, f"{one['p50_ms']:,.0f}", f"{one['p99_ms']:,.0f}", errors))
+    title = f"Mixed lengths, 8 to {result['max_length']} tokens, {result['outstanding']} requests outstanding"
+    return Grid(title, ("system", "samples/s", "Seaway's is", "p50 ms", "p99 ms", "errors"), rows)
+
+
+def _full(result: Result, found: dict[tuple[str, str, float], Result]) -> Grid:
+    limit, rows = result["limit"], []
+    for name, title in result["systems"].items():
+        for level in sorted(level for kind, system, level in found if kind == "full" and system == name):
             one = found["full", name, level]
             rate = one["rows_per_second"]
-            full.add_row(
-                title if level == levels[0] else "", f"{level:.0%}", f"{rate:.1f}",
-                f"{rate / limit['rows_per_second']:.0%}", f"{one['p50_ms']:.0f}", f"{one['p99_ms']:.0f}",
-                f"{one['p99_ms'] / 1e3 / limit['batch_seconds']:.1f}", f"{one['refused']:.0f}",
-                f"{one['refused_p99_ms']:.0f}" if one["refused"] else "-",
-            )  # fmt: skip
-    return [mixed, full]
+            rows.append((
+                title, f"{level:.0%}", f"{rate:.1f}", f"{rate / limit['rows_per_second']:.0%}",
+                f"{one['p50_ms']:,.0f}", f"{one['p99_ms']:,.0f}", f"{one['p99_ms'] / 1e3 / limit['batch_seconds']:.1f}",
+                f"{one['refused']:.0f}", f"{one['refused_p99_ms']:.0f}" if one["refused"] else "-",
+            ))  # fmt: skip
+    title = (
+        f"{result['max_length']} tokens, open loop. Offline limit {limit['rows_per_second']:.1f} samples/s, "
+        f"a full batch takes {limit['batch_seconds'] * 1e3:.0f} ms"
+    )
+    columns = (
+        "system", "offered", "samples/s", "of the limit", "p50 ms", "p99 ms", "in batches", "refused", "within ms",
+    )  # fmt: skip
+    return Grid(title, columns, rows)
+
+
+def for_terminal(grid: Grid) -> Table:
+    table = Table(title=grid.title)
+    for column in grid.columns:
+        table.add_column(column, justify="left" if column == "system" else "right")
+    before = ""
+    for row in grid.rows:
+        table.add_row("" if row[0] == before else row[0], *row[1:])
+        before = row[0]
+    return table
+
+
+def for_docs(result: Result) -> str:
+    """The section of docs/benchmarks.md."""
+    machine, limit = result["machine"], result["limit"]
+    lines = [
+        f"{result['date']}, commit {result['commit']}, {machine['processor']}, {machine['cores']} cores, "
+        f"{limit['device']} in {limit['dtype']}, {result['rounds']} rounds of {result['seconds']:g} s, "
+        f"{result['rows_per_request']} sample a request, batches of at most {result['max_rows']} samples.",
+    ]
+    for grid in grids(result):
+        lines += ["", f"### {grid.title}", "", f"| {' | '.join(grid.columns)} |"]
+        lines.append(f"| --- |{' ---: |' * (len(grid.columns) - 1)}")
+        lines += [f"| {' | '.join(row)} |" for row in grid.rows]
+    return "\n".join(lines)
+
+
+def update_docs(result: Result) -> None:
+    path = ROOT / "docs" / "benchmarks.md"
+    before, _, rest = path.read_text().partition(BEGIN)
+    _, _, after = rest.partition(END)
+    path.write_text(f"{before}{BEGIN}\n\n{for_docs(result)}\n\n{END}{after}")
 
 
 def write(result: Result, directory: Path) -> Path:
@@ -329,20 +377,24 @@ def main() -> None:
     parser.add_argument("--systems", metavar="A,B", help="out of " + ", ".join(system.name for system in SYSTEMS))
     parser.add_argument("--only", choices=["mixed", "full"], help="one of the two questions")
     parser.add_argument("--quick", action="store_true", help="one round of short measurements")
+    parser.add_argument("--show", type=Path, metavar="RESULT", help="measure nothing, show this file")
+    parser.add_argument("--docs", action="store_true", help="write the section of docs/benchmarks.md")
     parser.add_argument("--json", action="store_true", help="print the result as JSON instead of tables")
     parser.add_argument("--output", type=Path, default=RESULTS)
     given = parser.parse_args()
     if given.quick:
         given.rounds, given.seconds = 1, min(given.seconds, 4.0)
-    result = run(given)
-    path = write(result, given.output)
+    result = json.loads(given.show.read_text()) if given.show else run(given)
+    if given.docs:
+        update_docs(result)
+    path = given.show or write(result, given.output)
     if given.json:
         print(json.dumps(result))
         return
     console = Console()
-    for table in tables(result):
-        console.print(table)
-    console.print(f"Written: {path}")
+    for grid in grids(result):
+        console.print(for_terminal(grid))
+    console.print(f"{'Shown' if given.show else 'Written'}: {path}")
 
 
 if __name__ == "__main__":

@@ -182,6 +182,9 @@ class OpenLoop:
     seconds: list[float] = field(default_factory=list)
     refused: list[float] = field(default_factory=list)
     """Of answers 429 and 503, which say that there is too much to do."""
+    in_time: int = 0
+    """Answers that came while requests were still being sent."""
+    sending: bool = True
     errors: int = 0
 
     async def run(self, rate: float, seconds: float, seed: int) -> dict[str, Any]:
@@ -197,6 +200,7 @@ class OpenLoop:
             await asyncio.sleep(max(0.0, due - time.perf_counter()))
             tasks.add(asyncio.create_task(self._one(free, due)))
         elapsed = time.perf_counter() - started
+        self.sending = False
         if tasks:
             _, late = await asyncio.wait(tasks, timeout=TIMEOUT_SECONDS)
             self.errors += len(late)
@@ -204,8 +208,10 @@ class OpenLoop:
                 task.cancel()
         for _, writer in opened:
             writer.close()
+        # What is answered after the end is no throughput: without refusals, the whole backlog would be.
+        in_time = {"requests_per_second": self.in_time / elapsed}
         refused = {"refused": len(self.refused), "refused_p99_ms": percentiles(self.refused)["p99_ms"]}
-        return result(self.seconds, self.errors, elapsed) | refused
+        return result(self.seconds, self.errors, elapsed) | refused | in_time
 
     async def _one(self, free: asyncio.Queue[Any], due: float) -> None:
         reader, writer = await free.get()
@@ -222,6 +228,7 @@ class OpenLoop:
             return
         if received.startswith(b"HTTP/1.1 200"):
             self.seconds.append(time.perf_counter() - due)
+            self.in_time += self.sending
         elif received.startswith((b"HTTP/1.1 429", b"HTTP/1.1 503")):
             self.refused.append(time.perf_counter() - due)
         else:
