@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 import httpx
 import pytest
 
@@ -9,6 +11,7 @@ from seaway.registry import Registry
 from seaway.serving import ids
 from seaway.serving.ids import PredictionId
 from seaway.testing import FakeOperations
+from seaway.types import ServingSettings
 
 PATH = "/api/deployments/scale"
 
@@ -24,7 +27,8 @@ async def test_a_deployment_is_asked_for_and_the_server_woken(
     assert (revision["number"], revision["state"], revision["created_by"]) == (1, "pending", "ada")
     assert revision["arms"] == [{"name": "stable", "version": 1, "weight_bp": 10_000}]
     assert revision["settings"] == {
-        "engines": 2, "processes": None, "max_queue_size": None, "timeout_seconds": 1.0, "placement": "inline"
+        **dict.fromkeys(field.name for field in fields(ServingSettings)),
+        "engines": 2, "timeout_seconds": 1.0, "placement": "inline",
     }  # fmt: skip
     assert "once it is ready requests go to it" in revision["message"]
     assert (operations.wakes, operations.waited) == (1, [])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import random
 from pathlib import Path
@@ -64,14 +65,23 @@ def test_an_open_loop_tells_refusals_from_errors() -> None:
     answers = itertools.cycle([b"200 OK", b"429 Too Many Requests", b"500 Internal Server Error"])
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while await reader.readuntil(b"\r\n\r\n"):
-            writer.write(b"HTTP/1.1 " + next(answers) + b"\r\nContent-Length: 0\r\n\r\n")
+        with contextlib.suppress(asyncio.IncompleteReadError):
+            while await reader.readuntil(b"\r\n\r\n"):
+                writer.write(b"HTTP/1.1 " + next(answers) + b"\r\nContent-Length: 0\r\n\r\n")
+        writer.close()
+        await writer.wait_closed()
+        ended.set()
 
     async def run() -> dict[str, Any]:
         server = await asyncio.start_server(answer, "127.0.0.1", 0)
-        port = server.sockets[0].getsockname()[1]
-        return await load.OpenLoop(port, lambda: b"GET / HTTP/1.1\r\n\r\n", connections=1).run(2000, 0.15, seed=1)
+        async with server:
+            port = server.sockets[0].getsockname()[1]
+            loop = load.OpenLoop(port, lambda: b"GET / HTTP/1.1\r\n\r\n", connections=1)
+            seen = await loop.run(2000, 0.15, seed=1)
+            await ended.wait()
+        return seen
 
+    ended = asyncio.Event()
     found = asyncio.run(run())
     counts = [found["requests"], found["refused"], found["errors"]]
     assert min(counts) > 0
