@@ -54,6 +54,9 @@ class InferReader:
         self._layouts: dict[bytes, _Layout] = {}
         self._batchable = signature.batchable
         self._all_names = tuple(spec.name for spec in signature.outputs)
+        self._input_name = signature.inputs[0].name if signature.inputs else ""
+        # The outputs of the last request that was read, and their names. One tuple, so that threads see both or none.
+        self._asked: tuple[Any, tuple[str, ...]] = (None, self._all_names)
 
     def read(self, body: bytes | memoryview, header_length: int | None) -> Tensors:
         """Raises InvalidRequest naming what is wrong, NotSupported for shared memory."""
@@ -85,8 +88,12 @@ class InferReader:
         request, array = plain
         rows = len(array) if self._batchable else 1
         check_rows(rows, self._limit)
-        names = output_names(request, self._signature) if request.outputs else self._all_names
-        return Tensors({self._signature.inputs[0].name: array}, rows, names, request)
+        asked, names = self._asked
+        if request.outputs is not asked:
+            # A client asks for the same outputs again and again, and `decode` then gives the same object.
+            names = output_names(request, self._signature) if request.outputs else self._all_names
+            self._asked = request.outputs, names
+        return Tensors({self._input_name: array}, rows, names, request)
 
     def _remember(self, head: bytes, read: Tensors, n_bytes: int) -> None:
         """Keep how a request is laid out that has been found right, unless there is more to it than plain bytes."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 _TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?", re.DOTALL | re.ASCII)
 
 SAMPLED = 0x01
+_NO_TRACE, _NO_SPAN = "0" * 32, "0" * 16
 # Level 2 adds "the trace id is random", which whoever continues a trace passes on; other bits must be sent as zero.
 _KNOWN_FLAGS = 0x03
 
@@ -68,5 +69,8 @@ def continue_trace(header: str | None, random: Callable[[int], int]) -> TraceCon
 def next_traceparent(header: str | None, random: Callable[[int], int]) -> str:
     """What `continue_trace` gives as text; the usual case, a caller without a trace, costs one formatting."""
     if header is None:
-        return f"00-{random(128) or 1:032x}-{random(64) or 1:016x}-00"
+        ids = f"{random(192):048x}"
+        # All-zero ids are not valid; chance gives one every 2**64 times.
+        if ids[:32] != _NO_TRACE and ids[32:] != _NO_SPAN:
+            return f"00-{ids[:32]}-{ids[32:]}-00"
     return continue_trace(header, random).format()

@@ -20,7 +20,7 @@ import numpy as np
 from seaway.errors import InvalidRequest
 from seaway.types import Signature, TensorSpec
 from seaway.wire.datatypes import DTYPES, Array
-from seaway.wire.oip import Encoded, InferRequest, Output, count_output_keys, read_outputs
+from seaway.wire.oip import Encoded, InferRequest, Output, RequestedOutput, count_output_keys, read_outputs
 from seaway.wire.strict import KEYS_CHECKED_BYTES
 from seaway.wire.tensors import all_finite, binary_bytes, flattened, json_values, layout
 
@@ -28,6 +28,9 @@ _DATA = re.compile(rb'"data"\s*:((?:\s*\[){1,16})')
 _ELEMENTS: dict[str, Any] = {"f": float, "i": int, "u": int, "b": bool}
 _Dimension = Annotated[int, msgspec.Meta(ge=0, le=1 << 32)]
 _encode = msgspec.json.Encoder().encode
+_decode_outputs = msgspec.json.Decoder(list[Output] | None).decode
+_MAX_REMEMBERED = 256
+_REMEMBERED_BYTES = 512
 
 
 @cache
@@ -42,12 +45,22 @@ def _decoder(kind: str, depth: int) -> Any:
         [
             ("inputs", Annotated[GenericAlias(list, (tensor,)), msgspec.Meta(min_length=1, max_length=1)]),
             ("id", str | None | msgspec.UnsetType, msgspec.UNSET),
-            ("outputs", list[Output] | None | msgspec.UnsetType, msgspec.UNSET),
+            ("outputs", msgspec.Raw | msgspec.UnsetType, msgspec.UNSET),
         ],
         forbid_unknown_fields=True,
         gc=False,
     )
     return msgspec.json.Decoder(request).decode
+
+
+class _Asked(msgspec.Struct, frozen=True):
+    """The `outputs` of a request, and how many keys they make in it, their own among them."""
+
+    outputs: tuple[RequestedOutput, ...] | None
+    n_keys: int
+
+
+_NOTHING_ASKED = _Asked(None, 0)
 
 
 class PlainTensors:
@@ -56,6 +69,7 @@ class PlainTensors:
     def __init__(self, spec: TensorSpec) -> None:
         self._spec = spec
         self._dtype = DTYPES[spec.datatype]
+        self._asked: dict[bytes, _Asked] = {}
 
     @classmethod
     def of(cls, signature: Signature) -> PlainTensors | None:
@@ -74,12 +88,26 @@ class PlainTensors:
         try:
             request = _decoder(self._dtype.kind, depth)(text)
             array = self._array(request.inputs[0], depth)
-            outputs = read_outputs(request.outputs) if request.outputs else None
+            asked = _NOTHING_ASKED if request.outputs is msgspec.UNSET else self._read_outputs(bytes(request.outputs))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, InvalidRequest):
             return None
-        if array is None or (len(text) <= KEYS_CHECKED_BYTES and text.count(b":") != _count_keys(request)):
+        n_keys = 5 + asked.n_keys + (request.id is not msgspec.UNSET)
+        if array is None or (len(text) <= KEYS_CHECKED_BYTES and text.count(b":") != n_keys):
             return None
-        return InferRequest(request.id or "", {}, (), outputs, False), array
+        return InferRequest(request.id or "", {}, (), asked.outputs, False), array
+
+    def _read_outputs(self, text: bytes) -> _Asked:
+        """What a client asks for, which is the same in most of its requests, and then the same object here."""
+        known = self._asked.get(text)
+        if known is not None:
+            return known
+        given = _decode_outputs(text)
+        asked = _Asked(read_outputs(given) if given else None, 1 + count_output_keys(given or ()))
+        if len(text) <= _REMEMBERED_BYTES:
+            if len(self._asked) >= _MAX_REMEMBERED:
+                self._asked.clear()
+            self._asked[text] = asked
+        return asked
 
     def _array(self, tensor: Any, depth: int) -> Array | None:
         spec, shape, values = self._spec, tensor.shape, tensor.data
@@ -106,15 +134,6 @@ def _fits(shape: list[int], wanted: tuple[int, ...]) -> bool:
     return True
 
 
-def _count_keys(request: Any) -> int:
-    count = 5
-    if request.id is not msgspec.UNSET:
-        count += 1
-    if request.outputs is not msgspec.UNSET:
-        count += 1 + count_output_keys(request.outputs or ())
-    return count
-
-
 class InferAnswers:
     """Writes the answers of one version; what they share is written once."""
 
@@ -124,6 +143,7 @@ class InferAnswers:
         self._starts = {
             spec.name: _encode({"name": spec.name, "datatype": spec.datatype})[:-1] + b',"shape":' for spec in outputs
         }
+        self._shaped: dict[tuple[str, tuple[int, ...]], bytes] = {}
         self._numbers = all(DTYPES[spec.datatype].kind in _ELEMENTS and spec.datatype != "BF16" for spec in outputs)
 
     def encode(self, request: InferRequest, names: Sequence[str], arrays: Sequence[Array]) -> Encoded | None:
@@ -137,7 +157,8 @@ class InferAnswers:
         blobs: list[bytes | memoryview] = []
         before = b',"outputs":['
         for at, (name, array) in enumerate(zip(names, arrays, strict=True)):
-            pieces += (before, self._starts[name], _encode(array.shape))
+            shape = array.shape
+            pieces += (before, self._shaped.get((name, shape)) or self._begin(name, shape))
             before = b","
             if asked[at].binary if asked else request.binary_default:
                 blobs.append(_bytes(array, self._datatypes[name]))
@@ -148,6 +169,13 @@ class InferAnswers:
         head = b"".join(pieces)
         size = sum(map(len, blobs))
         return Encoded([head, *blobs], len(head) if size else None, len(head) + size)
+
+    def _begin(self, name: str, shape: tuple[int, ...]) -> bytes:
+        """An output's name, datatype and shape, kept for the next answer with this shape."""
+        if len(self._shaped) >= _MAX_REMEMBERED:
+            self._shaped.clear()
+        begun = self._shaped[name, shape] = self._starts[name] + _encode(shape)
+        return begun
 
     def _values(self, name: str, array: Array) -> Any:
         values = array.reshape(-1).tolist()
