@@ -259,9 +259,7 @@ def run(given: argparse.Namespace) -> Result:
             for system in chosen:
                 progress.update(task, description=system.title)
                 try:
-                    runner.measure(
-                        system, shares, limit["rows_per_second"], lambda: progress.advance(task)
-                    )
+                    runner.measure(system, shares, limit["rows_per_second"], lambda: progress.advance(task))
                 except (RuntimeError, OSError) as error:
                     runner.failures[system.name] = str(error)
                     console.print(f"{system.title} is left out: {error}")

@@ -44,9 +44,7 @@ def deploy(  # noqa: PLR0913 - a command's flags are its parameters
     dtype: Annotated[
         Literal["auto", "fp32", "bf16", "fp16"] | None, typer.Option(help="What the batch lane computes in.")
     ] = None,
-    max_batch_rows: Annotated[
-        int | None, typer.Option(metavar="NUMBER", min=1, help="Samples of one batch.")
-    ] = None,
+    max_batch_rows: Annotated[int | None, typer.Option(metavar="NUMBER", min=1, help="Samples of one batch.")] = None,
     max_batch_tokens: Annotated[
         int | None, typer.Option(metavar="NUMBER", min=1, help="Samples of a batch times its longest length.")
     ] = None,
@@ -56,9 +54,7 @@ def deploy(  # noqa: PLR0913 - a command's flags are its parameters
     latency_target_seconds: Annotated[
         float | None, typer.Option(metavar="NUMBER", help="Batches are kept so small that they take half of it.")
     ] = None,
-    length_bucketing: Annotated[
-        bool | None, typer.Option(help="Whether texts of like length ride together.")
-    ] = None,
+    length_bucketing: Annotated[bool | None, typer.Option(help="Whether texts of like length ride together.")] = None,
     reason: Reason = "",
     wait: Wait = 120.0,
 ) -> None:

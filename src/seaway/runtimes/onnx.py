@@ -100,7 +100,6 @@ class OnnxSession:
             if handle is not None and handle.end():
                 options.renew()
 
-
     # As a `DeviceSession`: ONNX Runtime copies by itself and waits, so that a run is all in `launch`.
 
     def check(self, feeds: Mapping[str, Array]) -> None:

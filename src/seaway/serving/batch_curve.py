@@ -58,9 +58,7 @@ def _sizes(max_rows: int) -> Iterator[int]:
     yield max_rows
 
 
-def _measure(
-    session: DeviceSession, sample: Prepared, padding: Padding | None, rows: int, width: int
-) -> CurvePoint:
+def _measure(session: DeviceSession, sample: Prepared, padding: Padding | None, rows: int, width: int) -> CurvePoint:
     feeds = {name: _tiled(array, name, padding, rows, width) for name, array in sample.samples.feeds[0].items()}
     seconds = []
     try:
@@ -79,4 +77,3 @@ def _tiled(array: Array, name: str, padding: Padding | None, rows: int, width: i
     if padding is not None and name in padding.fills:
         row = np.resize(row, (1, width)) if name != padding.mask else np.ones((1, width), row.dtype)
     return np.repeat(row, rows, axis=0)
-

@@ -87,9 +87,7 @@ def confine(thread_id: int, cpus: Sequence[int]) -> None:
 class GatewayIsolation:
     """A gateway's part: it says when it runs models, and keeps to the reserved cores while slow models are busy."""
 
-    def __init__(
-        self, page: ActivityPage, gateway: int, cpus: Sequence[int], slow_work: Callable[[], bool]
-    ) -> None:
+    def __init__(self, page: ActivityPage, gateway: int, cpus: Sequence[int], slow_work: Callable[[], bool]) -> None:
         """`slow_work` tells whether a slow model is busy on this machine."""
         self._page = page
         self._gateway = gateway

@@ -428,7 +428,12 @@ class DataPlane:
             series.record(
                 outcome,
                 Timings(
-                    answer.queue_ns, answer.batch_ns, answer.input_ns, answer.infer_ns, answer.output_ns, total_ns,
+                    answer.queue_ns,
+                    answer.batch_ns,
+                    answer.input_ns,
+                    answer.infer_ns,
+                    answer.output_ns,
+                    total_ns,
                     answer.rows,
                 ),
             )

@@ -100,9 +100,7 @@ class Predictor:
         self._model = model
         self._version = version
         self._max_body_bytes = max_body_bytes
-        self._session = runtime(spec.runtime or "").load(
-            package, spec, threads=threads, device=device, dtype=dtype
-        )
+        self._session = runtime(spec.runtime or "").load(package, spec, threads=threads, device=device, dtype=dtype)
         self._input = open_input(package, spec, self._session.signature)
         self._outputs = OutputStage(spec.output, self._session.signature, masked=self._input.gives_masks)
         self._answers = read_known_answers(package, spec)

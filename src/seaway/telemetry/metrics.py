@@ -197,7 +197,6 @@ class _Exposition(Collector):
                 counter.add_metric(_labels(version), value(version))
             yield counter
 
-
     def _of_batches(self) -> Iterator[Metric]:
         batching = [(_labels(version), version.batches) for version in self._live.versions if version.batches]
         for name, (text, bounds, histogram) in _BATCH_HISTOGRAMS.items():

@@ -20,6 +20,7 @@ import numpy as np
 from seaway.errors import InvalidRequest
 from seaway.types import Signature, TensorSpec
 from seaway.wire.datatypes import DTYPES, Array
+from seaway.wire.numbers import MIN_BYTES, read_floats
 from seaway.wire.oip import Encoded, InferRequest, Output, RequestedOutput, count_output_keys, read_outputs
 from seaway.wire.strict import KEYS_CHECKED_BYTES
 from seaway.wire.tensors import all_finite, binary_bytes, flattened, json_values, layout
@@ -85,9 +86,12 @@ class PlainTensors:
         if begins is None or b"\\" in text:
             return None
         depth = begins[1].count(b"[")
+        long: Array | None = None
+        if depth == 1 and len(text) >= MIN_BYTES and self._dtype.char in "fd":
+            text, long = self._cut_out(text, begins.end() - 1)
         try:
             request = _decoder(self._dtype.kind, depth)(text)
-            array = self._array(request.inputs[0], depth)
+            array = self._array(request.inputs[0], depth) if long is None else self._shaped(request.inputs[0], long)
             asked = _NOTHING_ASKED if request.outputs is msgspec.UNSET else self._read_outputs(bytes(request.outputs))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, InvalidRequest):
             return None
@@ -109,9 +113,27 @@ class PlainTensors:
             self._asked[text] = asked
         return asked
 
+    def _cut_out(self, text: bytes, at: int) -> tuple[bytes, Array | None]:
+        """The request without the numbers that begin `at`, and these; the request as it is where they aren't plain."""
+        end = text.find(b"]", at) + 1
+        rest = text[:at] + b"[]" + text[end:]
+        if not end or rest.count(b'"data"') != 1:
+            return text, None
+        array = read_floats(text[at:end], self._dtype)
+        return (text, None) if array is None else (rest, array)
+
+    def _shaped(self, tensor: Any, array: Array) -> Array | None:
+        if tensor.data or not self._is_asked_for(tensor) or array.size != math.prod(tensor.shape) or not array.size:
+            return None
+        return array.reshape(tensor.shape)
+
+    def _is_asked_for(self, tensor: Any) -> bool:
+        spec = self._spec
+        return tensor.name == spec.name and tensor.datatype == spec.datatype and _fits(tensor.shape, spec.shape)
+
     def _array(self, tensor: Any, depth: int) -> Array | None:
-        spec, shape, values = self._spec, tensor.shape, tensor.data
-        if tensor.name != spec.name or tensor.datatype != spec.datatype or not _fits(shape, spec.shape):
+        shape, values = tensor.shape, tensor.data
+        if not self._is_asked_for(tensor):
             return None
         if depth > 1:
             values, extents = flattened(values, depth, "data")

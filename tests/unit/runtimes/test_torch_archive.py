@@ -196,9 +196,7 @@ def test_a_script_among_the_sample_inputs_is_refused(tmp_path: Path) -> None:
     with zipfile.ZipFile(file, "w") as inner:
         inner.writestr("archive/data.pkl", b"\x80\x02]q\x00.")
         inner.writestr("archive/constants.pkl", b"\x80\x02].")
-    changed = torches.rewritten(
-        SCALE, lambda name, data: (name, file.getvalue() if "sample_inputs" in name else data)
-    )
+    changed = torches.rewritten(SCALE, lambda name, data: (name, file.getvalue() if "sample_inputs" in name else data))
 
     assert "holds more than tensors" in refused(tmp_path, changed)
 

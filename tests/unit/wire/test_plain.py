@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from seaway.errors import InvalidRequest
 from seaway.types import Signature, TensorSpec
 from seaway.wire import InferRequest, InferTensor, RequestedOutput, decode_infer, encode_infer
+from seaway.wire.numbers import MIN_BYTES
 from seaway.wire.plain import InferAnswers, PlainTensors
 from seaway.wire.strict import KEYS_CHECKED_BYTES
 
@@ -124,6 +125,35 @@ def test_a_large_tensor_is_read_in_one_pass() -> None:
     body = json.dumps({"inputs": [tensor("FP32", data, [20_000, 2])]}).encode()
     assert len(body) > KEYS_CHECKED_BYTES
     assert check("FP32", body)
+
+
+LONG = [0.5] * (MIN_BYTES // 4)
+
+
+@settings(max_examples=150)
+@given(
+    st.sampled_from(["FP32", "FP64", "FP16", "INT64"]),
+    st.lists(NUMBER | st.floats() | st.sampled_from([[], [1], "]", 1e308]), min_size=2, max_size=2),
+    st.sampled_from(["{}", "{} ", "[{}]", '{},"data":[1,2]', '{},"data":[]', "{}]", "[{}", '{},"id":"]"']),
+)
+def test_long_lists_are_read_alike(kind: str, last: list[Any], form: str) -> None:
+    data = form.format(json.dumps([*LONG, *last]))
+    rows = len(LONG) // 2 + 1
+    check(kind, f'{{"inputs":[{{"name":"x","shape":[{rows},2],"datatype":"{kind}","data":{data}}}]}}'.encode())
+
+
+@pytest.mark.parametrize("kind", ["FP32", "FP64"])
+def test_long_lists_are_read_without_python_numbers(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    body = json.dumps({"inputs": [tensor(kind, [*LONG, -1.5e-3, 7], [len(LONG) // 2 + 1, 2])]}).encode()
+    monkeypatch.setattr(PlainTensors, "_array", None)
+    assert check(kind, body)
+
+
+def test_numbers_too_large_for_the_datatype_are_left_to_the_long_way() -> None:
+    body = json.dumps({"inputs": [tensor("FP32", [*LONG, 1, 1e39], [len(LONG) // 2 + 1, 2])]}).encode()
+    assert READERS["FP32"].decode(body) is None
+    with pytest.raises(InvalidRequest):
+        decode_infer(body, header_length=None)
 
 
 @pytest.mark.parametrize("kind", ["BYTES", "FP32"])
