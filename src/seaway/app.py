@@ -65,6 +65,7 @@ async def _gateway(settings: Settings, run: Path, index: int, listener: socket.s
     census = Census(run / "connections.page", index=index, gateways=settings.gateways or 1)
     server = GatewayServer(_uvicorn_config(edge, settings, protocol_for(plane, settings)), census)
     server.every_second = line.report
+    process.settle()
     await server.serve(sockets=[listener])
     follower.cancel()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import gc
 import time
 from collections.abc import Callable
 from typing import Any
@@ -265,6 +266,7 @@ class DataPlane:
             self._moved_out[key] = str(error)
             self.on_moved_out(served, f"it can't be loaded in a gateway: {error}")
             return
+        gc.freeze()  # the runtime that came with it stays; `process.settle` says why
         if key in self._pools:
             self._loaded[key] = version
             self._choose_inline()

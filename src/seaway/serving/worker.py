@@ -265,6 +265,7 @@ class Worker:
             log.exception("worker.load_failed")
             self._set_phase("failed", f"The version could not be loaded: {type(error).__name__}: {error}")
         else:
+            process.settle()
             self._set_phase("ready", "")
 
     def _open(self) -> Predictor:
