@@ -15,21 +15,13 @@ from typing import Any, Protocol
 import msgspec
 import structlog
 
-from seaway.errors import (
-    Cancelled,
-    DeadlineExceeded,
-    DeviceLost,
-    InferenceFailed,
-    InvalidRequest,
-    OutOfMemory,
-    Overloaded,
-    SeawayError,
-)
+from seaway.errors import Cancelled, DeadlineExceeded, DeviceLost, InferenceFailed, OutOfMemory, SeawayError
 from seaway.runtimes.base import DeviceSession, RunHandle
 from seaway.serving.batch_limits import AdaptiveLimits
 from seaway.serving.batching import BatchQueue, QueueBounds
 from seaway.serving.collate import Collator, Rows
-from seaway.serving.predictor import Payload, Predictor, Reply
+from seaway.serving.lane import Entry, Owner, Timing, moving_average, overloaded
+from seaway.serving.predictor import Predictor
 from seaway.serving.tickets import Batch, Priority, Ticket
 from seaway.telemetry.batches import BatchCounters, DeviceUse
 
@@ -39,45 +31,10 @@ _DEPTH = 2
 """Batches on a device that works by itself: the one that runs, and one ahead."""
 
 
-class Entry(Protocol):
-    """A request as the lane's owner has it."""
+class BatchOwner(Owner, Protocol):
+    """What the owner of batches is told besides."""
 
-    deadline_ns: int
-    arrived_ns: int
-    cancelled: bool
-
-    @property
-    def payload(self) -> Payload: ...
-
-    @property
-    def prediction_id(self) -> str: ...
-
-
-class Timing(msgspec.Struct, frozen=True):
-    """Where an answered request spent its time, in nanoseconds, and the size of its (largest) batch."""
-
-    queue_ns: int
-    """Until it was prepared, that not counted."""
-    batch_ns: int
-    """Prepared, until its last batch left."""
-    input_ns: int
-    infer_ns: int
-    output_ns: int
-    batch_rows: int
-
-
-class Owner(Protocol):
-    """Whoever has the lane. Called in its threads."""
-
-    def batch_answered(self, entry: Any, reply: Reply, timing: Timing) -> None:
-        """A request has its answer."""
-        ...
-
-    def batch_refused(self, entry: Any, error: Exception) -> None:
-        """A request has none, for this reason; Cancelled where its caller has left."""
-        ...
-
-    def batches_changed(self, entries: list[Any]) -> None:
+    def running_changed(self, entries: list[Any]) -> None:
         """These requests, and no others, have rows on the device now. Called with the lane's lock held."""
         ...
 
@@ -113,7 +70,7 @@ class BatchLane:
         limits: AdaptiveLimits,
         bounds: QueueBounds,
         *,
-        owner: Owner,
+        owner: BatchOwner,
         preparers: int = 1,
     ) -> None:
         self._predictor = predictor
@@ -123,10 +80,12 @@ class BatchLane:
         self._bounds = bounds
         self._queue = BatchQueue(limits.limits, bounds)
         self._owner = owner
-        self._refuse = owner.batch_refused
+        self._refuse = owner.refused
         self._clock = time.monotonic_ns
         self._depth = 1 if self._session.device == "cpu" else _DEPTH
         self._preparers = preparers
+        self.run_ns = 0
+        """What a request takes on average, without its waits."""
         self.counters = BatchCounters()
         self.lost = ""
         """Why the device answers nothing more, if so: the process has to end."""
@@ -180,18 +139,7 @@ class BatchLane:
         """Why a request that comes now can't wait here, if so."""
         with self._changed:
             waiting, wait_ns = self.waiting, self._queue.backlog_ns()
-        retry_after = max(wait_ns / 1e9, 0.1)
-        if waiting >= self._bounds.max_requests:
-            return Overloaded(
-                f"{waiting} requests wait already (max_queue_size); retry later.", retry_after_seconds=retry_after
-            )
-        if waiting and now_ns + wait_ns > deadline_ns:
-            return Overloaded(
-                f"{waiting} requests wait already: this one would wait about {wait_ns / 1e9:.2f} s, "
-                "longer than its deadline allows; retry later.",
-                retry_after_seconds=retry_after,
-            )
-        return None
+        return overloaded(waiting, max_waiting=self._bounds.max_requests, wait_ns=wait_ns, left_ns=deadline_ns - now_ns)
 
     def submit(self, entry: Entry) -> None:
         """Take a request."""
@@ -306,7 +254,7 @@ class BatchLane:
         for part in batch.slices:
             rider = part.ticket.payload
             rider.taken_ns, rider.batch_rows = now_ns, max(rider.batch_rows, batch.rows)
-        self._owner.batches_changed(self._entries())
+        self._owner.running_changed(self._entries())
         self.counters.left(batch.rows, self._queue.limits.capacity(batch.width), str(batch.reason))
         return run
 
@@ -334,7 +282,7 @@ class BatchLane:
         now = self._clock()
         with self._changed:
             self._runs.remove(run)
-            self._owner.batches_changed(self._entries())
+            self._owner.running_changed(self._entries())
             self._unfinished += 1
             took = now - run.began_ns
             self.counters.ran(run.batch.tokens, run.batch.padding, took)
@@ -354,7 +302,7 @@ class BatchLane:
             return
         with self._changed:
             self._runs.remove(run)
-            self._owner.batches_changed(self._entries())
+            self._owner.running_changed(self._entries())
             if isinstance(error, OutOfMemory):
                 self.counters.out_of_memory += 1
                 if self._limits.out_of_memory(batch.rows, batch.tokens, self._clock()):
@@ -412,16 +360,5 @@ class BatchLane:
             output_ns=self._clock() - began,
             batch_rows=rider.batch_rows,
         )
-        self._owner.batch_answered(entry, reply, timing)
-
-
-def refused_as(error: Exception) -> SeawayError:
-    """What a caller is told of whatever a batch met with."""
-    if isinstance(error, SeawayError):
-        return error
-    if isinstance(error, MemoryError):
-        return InferenceFailed("The model asked for more memory than its worker may use.")
-    if isinstance(error, RecursionError):
-        return InvalidRequest("The request is nested too deep.")
-    log.error("batch.error", exc_info=error)
-    return InferenceFailed(f"The model failed: {type(error).__name__}.")
+        self.run_ns = moving_average(self.run_ns, timing.input_ns + timing.infer_ns + timing.output_ns)
+        self._owner.answered(entry, reply, timing)

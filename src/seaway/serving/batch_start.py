@@ -12,7 +12,7 @@ import structlog
 from seaway.errors import WarmUpFailed
 from seaway.serving import parity, process
 from seaway.serving.batch_curve import measure_curve
-from seaway.serving.batch_lane import BatchLane, Owner
+from seaway.serving.batch_lane import BatchLane, BatchOwner
 from seaway.serving.batch_limits import AdaptiveLimits, BatchLimits, CurvePoint, choose_limits
 from seaway.serving.batching import QueueBounds
 from seaway.serving.predictor import Predictor
@@ -57,7 +57,7 @@ def open_lane(
     asked: ServingSettings,
     curve: Curve,
     max_queue_size: int,
-    owner: Owner,
+    owner: BatchOwner,
 ) -> BatchLane:
     """The lane, to be started. Raises WarmUpFailed as `calibrate` does."""
     _check_batchable(predictor)

@@ -1,19 +1,14 @@
-"""The worker process: one model version, one bounded queue, one engine thread per core.
+"""The worker process: one model version, and the lane that runs it.
 
-The main thread does the I/O: it reads frames from gateways into the queue, refuses what the queue can't hold,
-enforces deadlines, and talks to control. Engine threads take one request at a time and do everything else: decode,
-validate, preprocess, run, postprocess, encode, send. The hop back needs no other thread unless a socket is full.
-
-A worker with a single engine and a fast model is *solo*: its main thread is the engine too, because handing a request
-of 10 µs to another thread costs more than the request. It looks at its sockets between two requests, answers in
-batches, and a watchdog thread ends the runs that overstay.
+The main thread does the I/O: it reads frames from gateways, hands requests to the lane or refuses what it can't hold,
+enforces deadlines, and talks to control. The lane's threads answer through `Worker.answered` and `Worker.refused`,
+which send at once; only what a socket doesn't take is left to the main thread.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import queue
 import selectors
 import signal
 import socket
@@ -21,126 +16,32 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import msgspec
 import structlog
 
 from seaway import faults
-from seaway.errors import Cancelled, DeadlineExceeded, InferenceFailed, Overloaded, SeawayError, Unavailable
+from seaway.errors import Overloaded, SeawayError, Unavailable
 from seaway.packages.manifest import verify
-from seaway.runtimes.base import RunHandle
 from seaway.serving import batch_start, bus, calibration, messages, process
 from seaway.serving.arena import MIN_LENT_BYTES, Window
-from seaway.serving.batch_lane import BatchLane, Timing, refused_as
+from seaway.serving.batch_lane import BatchLane
+from seaway.serving.connections import Connection, Request
+from seaway.serving.cpu_lane import CpuLane
 from seaway.serving.isolation import ActivityPage, WorkerIsolation
+from seaway.serving.lane import Timing, refused_as
 from seaway.serving.page import WorkerPage
-from seaway.serving.predictor import Payload, Predictor, Reply
-from seaway.types import Calibration, CalibrationOrder, ServingSettings, WorkerConfig
+from seaway.serving.predictor import Predictor, Reply
+from seaway.types import Calibration, CalibrationOrder, WorkerConfig
 
 log = structlog.get_logger()
 
 STUCK_SECONDS = 5.0
-"""An engine that ignores its deadline this long can't be saved: the process ends and is replaced."""
+"""A run that ignores its deadline this long can't be saved: the process ends and is replaced."""
 _READ_BYTES = 1 << 18
 _TICK_SECONDS = 0.05
-_IDLE_TICKS = 40
-_FAST_NS = 4_000_000
-_TURN_NS = 3_000_000
-"""How long a solo worker serves before it looks at its sockets again."""
-_BATCH = 8
-"""How many answers a solo worker sends together at most."""
-
-
-@dataclass(slots=True, eq=False)
-class Connection:
-    """One gateway's (or control's) stream. Engine threads send on it directly; what doesn't fit waits in `outbox`."""
-
-    sock: socket.socket
-    reader: messages.FrameReader
-    index: int | None = None
-    requests: dict[int, Request] = field(default_factory=dict)
-    lock: threading.Lock = field(default_factory=threading.Lock)
-    outbox: deque[memoryview] = field(default_factory=deque)
-    batch: list[messages.Buffer] = field(default_factory=list)
-    """Answers of a solo worker that go out together."""
-    window: Window | None = None
-    closed: bool = False
-
-    def send(self, parts: list[messages.Buffer]) -> bool:
-        """Send, or keep for later, all of `parts`. True when the I/O thread has to go on with it."""
-        with self.lock:
-            if self.closed:
-                return False
-            if not self.outbox:
-                parts = self._send_now(parts)
-            self.outbox.extend(memoryview(part).cast("B") for part in parts)
-            return bool(self.outbox)
-
-    def flush(self) -> bool:
-        """Send what waits; called by the I/O thread when the socket takes more. True when something still waits."""
-        with self.lock:
-            rest = self._send_now(list(self.outbox))
-            self.outbox = deque(memoryview(part).cast("B") for part in rest)
-            return bool(self.outbox)
-
-    def _send_now(self, parts: list[Any]) -> list[Any]:
-        """What of `parts` the socket didn't take."""
-        while parts:
-            try:
-                sent = self.sock.sendmsg(parts[:512])
-            except (BlockingIOError, InterruptedError):
-                return parts
-            except OSError:
-                # The peer is gone; the I/O thread sees the end of the stream and cancels its requests.
-                return []
-            while parts and sent >= len(memoryview(parts[0]).cast("B")):
-                sent -= len(memoryview(parts[0]).cast("B"))
-                parts = parts[1:]
-            if sent:
-                parts = [memoryview(parts[0]).cast("B")[sent:], *parts[1:]]
-        return []
-
-
-@dataclass(slots=True, eq=False)
-class Request:
-    """A prediction that waits or runs here."""
-
-    connection: Connection
-    request_id: int
-    deadline_ns: int
-    arrived_ns: int
-    meta: messages.Predict
-    body: bytes | memoryview
-    room: memoryview | None = None
-    """Where the answer may go, for a lent body."""
-    handle: RunHandle = field(default_factory=RunHandle)
-    """One for each request: ending this run can never end the next one of the same engine."""
-    cancelled: bool = False
-
-    @property
-    def payload(self) -> Payload:
-        meta = self.meta
-        return Payload(
-            meta.protocol, self.body, meta.header_length, meta.content_type, meta.content_encoding, meta.accept_encoding
-        )
-
-    @property
-    def prediction_id(self) -> str:
-        return self.meta.prediction_id
-
-
-@dataclass(slots=True, eq=False)
-class Engine:
-    """One engine thread's view: what it runs now, and since when that should have ended."""
-
-    number: int
-    current: Request | None = None
-    stopping: Request | None = None
-    """What `terminated_ns` is about: when this run was told to end."""
-    terminated_ns: int = 0
 
 
 class Worker:
@@ -149,23 +50,19 @@ class Worker:
     def __init__(self, config: WorkerConfig) -> None:
         self._config = config
         self._page = WorkerPage.create(config.page, engines=config.engines)
-        self._queue: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
         self._selector = selectors.DefaultSelector()
         self._connections: set[Connection] = set()
-        self._engines: list[Engine] = []
+        self._lane: CpuLane | BatchLane | None = None
+        self._solo: CpuLane | None = None
+        """The lane, where the main thread is its engine."""
         self._phase, self._reason = "starting", ""
         self._draining_since: float | None = None
         self._answered = 0
-        self._run_ns = 0
         self._calibration: Calibration | None = None
         self._woken, self._waker = socket.socketpair()
         self._unsent: deque[Connection] = deque()
-        self._solo: tuple[Engine, Predictor] | None = None
-        self._batches: BatchLane | None = None
         self._unflushed: list[Connection] = []
-        self._pinned = False
         self._isolation = self._open_isolation()
-        self._something_runs = threading.Event()
         self._io = threading.RLock()
         """Sockets and selector: the main thread's, but for a solo worker that runs something long."""
 
@@ -194,11 +91,9 @@ class Worker:
         threading.Thread(target=self._load, name="loader", daemon=True).start()
         while not self._finished():
             solo = self._solo
-            if solo is not None and not self._pinned:
-                self._pin(solo[0])
-                self._pinned = True
-            if solo is not None and not self._queue.empty():
-                self._work_through(*solo)
+            if solo is not None and solo.waiting:
+                solo.work_through()
+                self._look_around(time.monotonic_ns())
                 with self._io:
                     self._flush_batches()
                     self._look(0)
@@ -207,10 +102,8 @@ class Worker:
                     self._flush_batches()
                     self._look(self._timeout())
                     self._watch(time.monotonic_ns())
-        for _ in self._engines:
-            self._queue.put(None)
-        if self._batches is not None:
-            self._batches.close()
+        if self._lane is not None:
+            self._lane.close()
         return 0 if self._phase != "failed" else 1
 
     def _look(self, timeout: float) -> None:
@@ -222,9 +115,7 @@ class Worker:
                 key.data(key.fileobj)
 
     def _busy(self) -> bool:
-        if self._batches is not None:
-            return self._batches.busy
-        return not self._queue.empty() or any(engine.current for engine in self._engines)
+        return self._lane is not None and self._lane.busy
 
     def _timeout(self) -> float:
         busy = self._busy()
@@ -255,10 +146,7 @@ class Worker:
             if self._config.calibrate is not None:
                 order, load_seconds = self._config.calibrate, time.monotonic() - began
                 curve = self._calibrate(predictor, order, load_seconds=load_seconds).curve
-            if self._config.batching is not None:
-                self._start_batches(predictor, self._config.batching, curve)
-            else:
-                self._start_engines(predictor)
+            self._start(predictor, curve)
         except SeawayError as error:
             self._set_phase("failed", str(error))
         except Exception as error:  # outermost frame of the thread; the reason goes to the deployment
@@ -298,23 +186,16 @@ class Worker:
         self._tell_control()
         return measured
 
-    def _start_batches(
-        self, predictor: Predictor, batching: ServingSettings, curve: tuple[tuple[int, int, float, int], ...]
-    ) -> None:
-        self._batches = batch_start.open_lane(predictor, batching, curve, self._config.max_queue_size, self)
-        self._batches.start()
-
-    def _start_engines(self, predictor: Predictor) -> None:
-        self._engines = [Engine(number) for number in range(self._config.engines)]
-        if len(self._engines) == 1 and _is_fast(predictor):
-            threading.Thread(target=self._watch_solo, args=(self._engines[0],), name="watchdog", daemon=True).start()
-            self._solo = (self._engines[0], predictor)
-            self._waker.send(b"e")
-            return
-        for engine in self._engines:
-            threading.Thread(
-                target=self._work, args=(engine, predictor), name=f"engine-{engine.number}", daemon=True
-            ).start()
+    def _start(self, predictor: Predictor, curve: batch_start.Curve) -> None:
+        config = self._config
+        lane: CpuLane | BatchLane
+        if config.batching is not None:
+            lane = batch_start.open_lane(predictor, config.batching, curve, config.max_queue_size, self)
+        else:
+            lane = CpuLane(predictor, engines=config.engines, max_queue_size=config.max_queue_size, owner=self)
+            self._solo = lane if lane.solo else None
+        lane.start()
+        self._lane = lane
 
     def _set_phase(self, phase: str, reason: str) -> None:
         if self._draining_since is None:
@@ -338,19 +219,13 @@ class Worker:
 
     def _status(self) -> messages.Status:
         times = os.times()
-        queued, running = self._load_now()
-        batches = self._batches
+        lane = self._lane
+        batches = lane if isinstance(lane, BatchLane) else None
         return messages.Status(
             self._config.worker_id, os.getpid(), self._phase, self._reason,
-            queued, running, self._answered, times.user + times.system,
+            lane.waiting if lane else 0, lane.running if lane else 0, self._answered, times.user + times.system,
             batches.counters if batches else None, batches.device_use() if batches else None,
         )  # fmt: skip
-
-    def _load_now(self) -> tuple[int, int]:
-        """Requests that wait, and runs under way."""
-        if self._batches is not None:
-            return self._batches.waiting, self._batches.running
-        return self._queue.qsize(), sum(1 for engine in self._engines if engine.current)
 
     # ------------------------------------------------------------------ I/O thread
 
@@ -414,9 +289,9 @@ class Worker:
             self._drain()
 
     def _cancel(self, request: Request) -> None:
-        if self._batches is not None:
-            self._batches.cancel(request)
         request.cancelled = True
+        if self._lane is not None:
+            self._lane.cancel(request)
 
     def _greet(self, connection: Connection, hello: messages.Hello) -> None:
         connection.index = hello.index
@@ -445,210 +320,94 @@ class Worker:
         self, connection: Connection, frame: messages.Frame, body: memoryview, room: memoryview | None
     ) -> None:
         now = time.monotonic_ns()
-        waiting = self._queue.qsize()
         request = Request(
             connection, frame.request_id, frame.deadline_ns, now, messages.decode_predict(frame.meta), body, room
         )
-        refusal = self._refusal(request, waiting, now)
+        lane = self._lane
+        if lane is None or self._phase not in {"ready", "draining"}:
+            config = self._config
+            self._refuse(
+                request, Unavailable(f"Version {config.version} of {config.model} is {self._phase}; retry in a moment.")
+            )
+            return
+        refusal = lane.refusal(request.deadline_ns, now)
         if refusal is not None:
-            self._answer_error(request, refusal, queue_ns=0)
+            self._refuse(request, refusal)
             return
         connection.requests[request.request_id] = request
-        if self._batches is not None:
-            self._batches.submit(request)
-        else:
-            self._queue.put(request)
+        lane.submit(request)
         if self._solo is None:
             self._publish()
 
-    def _refusal(self, request: Request, waiting: int, now: int) -> SeawayError | None:
-        """Why this request can't wait here, if so: admission is decided by the queue's one owner."""
-        config = self._config
-        if self._phase not in {"ready", "draining"}:
-            return Unavailable(f"Version {config.version} of {config.model} is {self._phase}; retry in a moment.")
-        if self._batches is not None:
-            return self._batches.refusal(request.deadline_ns, now)
-        wait_ns = (waiting + 1) * self._run_ns // config.engines
-        retry_after = max(wait_ns / 1e9, 0.1)
-        if waiting >= config.max_queue_size:
-            return Overloaded(
-                f"{waiting} requests wait for {config.model} already (max_queue_size); retry later.",
-                retry_after_seconds=retry_after,
-            )
-        if waiting and now + wait_ns > request.deadline_ns:
-            return Overloaded(
-                f"{waiting} requests wait for {config.model}: this one would wait about {wait_ns / 1e9:.2f} s, "
-                "longer than its deadline allows; retry later.",
-                retry_after_seconds=retry_after,
-            )
-        return None
-
     def _watch(self, now: int) -> None:
-        """Stop runs whose caller has left or whose time is over. Called in the I/O thread after every wait."""
-        for engine in self._engines:
-            request = engine.current
-            if request is None or not (request.cancelled or now > request.deadline_ns):
-                continue
-            self._stop_run(engine, request, now)
-        if self._batches is not None:
-            self._watch_batches(self._batches, now)
+        """Stop runs whose callers have left or whose time is over. Called in the I/O thread after every wait."""
+        lane = self._lane
+        if lane is not None and lane.watch(now) > STUCK_SECONDS * 1e9:
+            log.error("worker.stuck")
+            os._exit(70)
+        if isinstance(lane, BatchLane) and lane.lost:
+            log.error("worker.device_lost", reason=lane.lost)
+            os._exit(71)
+        self._look_around(now)
+
+    def _look_around(self, now: int) -> None:
+        """Keep to the cores that are ours, and tell gateways how busy we are."""
         if self._isolation is not None:
-            self._isolation.update(now, self._run_ns)
+            self._isolation.update(now, self._lane.run_ns if self._lane else 0)
         self._publish()
 
-    def _watch_batches(self, batches: BatchLane, now: int) -> None:
-        if batches.lost:
-            log.error("worker.device_lost", reason=batches.lost)
-            os._exit(71)
-        if batches.watch(now) > STUCK_SECONDS * 1e9:
-            log.error("worker.stuck", rows=len(batches.running_entries()))
-            os._exit(70)
-
-    def _stop_run(self, engine: Engine, request: Request, now: int) -> None:
-        if engine.stopping is not request:
-            engine.stopping, engine.terminated_ns = request, now
-        request.handle.terminate()
-        if now - engine.terminated_ns > STUCK_SECONDS * 1e9:
-            log.error("worker.stuck", engine=engine.number, prediction_id=request.meta.prediction_id)
-            os._exit(70)
-
     def _publish(self) -> None:
-        queued, running = self._load_now()
-        self._page.publish(queued=queued, running=running, run_ns=self._run_ns)
+        lane = self._lane
+        if lane is not None:
+            self._page.publish(queued=lane.waiting, running=lane.running, run_ns=lane.run_ns)
 
-    # ------------------------------------------------------------------ engine threads
+    # ------------------------------------------------------------------ called by the lane, in its threads
 
-    def _work(self, engine: Engine, predictor: Predictor) -> None:
-        """Take requests until told to stop. Called in an engine thread."""
-        self._pin(engine)
-        while (request := self._queue.get()) is not None:
-            self._serve_one(engine, predictor, request)
+    def answered(self, entry: Request, reply: Reply, timing: Timing) -> None:
+        """Send an answer."""
+        entry.connection.requests.pop(entry.request_id, None)
+        self._answered += 1
+        self._answer(entry, reply, timing)
 
-    def _pin(self, engine: Engine) -> None:
+    def refused(self, entry: Request, error: Exception) -> None:
+        """Say what is wrong, unless the caller has left."""
+        entry.connection.requests.pop(entry.request_id, None)
+        self._answered += 1
+        if not entry.cancelled or entry.room is not None:  # a lent body is waited for
+            self._refuse(entry, refused_as(error, entry.prediction_id))
+
+    def running_changed(self, entries: Sequence[Request]) -> None:
+        """Note for gateways which requests are in batches, in case this process dies."""
+        self._page.set_batches([(request.connection.index or 0, request.request_id) for request in entries])
+
+    def began(self, engine: int, entry: Request) -> None:
+        """Note for gateways what an engine runs, in case this process dies."""
+        self._page.begin(engine, entry.connection.index or 0, entry.request_id)
+
+    def ended(self, engine: int) -> None:
+        """Note that it runs nothing."""
+        self._page.end(engine)
+
+    def bind(self, engine: int) -> None:
+        """Give the calling thread its core."""
         cpus = self._config.cpus
-        home = cpus[engine.number % len(cpus)] if cpus else None
+        home = cpus[engine % len(cpus)] if cpus else None
         if home is not None:
             process.pin_thread(home)
         if self._isolation is not None:
             self._isolation.add(threading.get_native_id(), home)
 
-    def _serve_one(self, engine: Engine, predictor: Predictor, request: Request) -> None:
-        started = time.monotonic_ns()
-        queue_ns = started - request.arrived_ns
-        if request.cancelled or started > request.deadline_ns:
-            self._skip(request, queue_ns)
-            return
-        self._page.begin(engine.number, request.connection.index or 0, request.request_id)
-        engine.current = request
-        try:
-            self._predict(predictor, request, queue_ns)
-        except Exception as error:  # noqa: BLE001 - outermost frame of the engine: answer, log, go on
-            refusal = self._translate(request, error)
-            self._answer_error(request, refusal, queue_ns=queue_ns, input_ns=time.monotonic_ns() - started)
-        finally:
-            self._page.end(engine.number)
-            engine.current = None
-            request.connection.requests.pop(request.request_id, None)
-            self._answered += 1
+    def stand_in(self, still: Callable[[], bool]) -> None:
+        """Look after sockets and deadlines, if `still` is true then: the main thread runs a model."""
+        with self._io:
+            if still():
+                self._look(0)
+                self._flush_batches()
+                self._watch(time.monotonic_ns())
 
-    # ------------------------------------------------------------------ the batch lane
+    # ------------------------------------------------------------------ answers
 
-    def batch_answered(self, entry: Request, reply: Reply, timing: Timing) -> None:
-        """Send an answer of the lane. Called in its threads, as the two below."""
-        entry.connection.requests.pop(entry.request_id, None)
-        self._answered += 1
-        took = timing.input_ns + timing.infer_ns + timing.output_ns
-        self._run_ns += (took - self._run_ns) // 8 if self._run_ns else took
-        times = (timing.queue_ns, timing.input_ns, timing.infer_ns, timing.output_ns)
-        self._answer(entry, reply, times, timing.batch_ns, timing.batch_rows)
-
-    def batch_refused(self, entry: Request, error: Exception) -> None:
-        """Say what is wrong, unless the caller has left."""
-        entry.connection.requests.pop(entry.request_id, None)
-        self._answered += 1
-        if not entry.cancelled or entry.room is not None:  # a lent body is waited for
-            self._answer_error(entry, refused_as(error), queue_ns=time.monotonic_ns() - entry.arrived_ns)
-
-    def batches_changed(self, entries: Sequence[Request]) -> None:
-        """Note for gateways which requests run, in case this process dies."""
-        self._page.set_batches([(request.connection.index or 0, request.request_id) for request in entries])
-
-    # ------------------------------------------------------------------ a solo worker
-
-    def _work_through(self, engine: Engine, predictor: Predictor) -> None:
-        """Serve what waits, for as long as nobody outside needs attention. Called in the main thread."""
-        self._something_runs.set()
-        until = time.monotonic_ns() + _TURN_NS
-        for _ in range(_BATCH):
-            try:
-                request = self._queue.get_nowait()
-            except queue.Empty:
-                break
-            if request is not None:
-                self._serve_one(engine, predictor, request)
-            if time.monotonic_ns() > until:
-                break
-        if self._isolation is not None:
-            self._isolation.update(time.monotonic_ns(), self._run_ns)
-        self._publish()
-
-    def _flush_batches(self) -> None:
-        for connection in self._unflushed:
-            parts, connection.batch = connection.batch, []
-            if connection.send(parts):
-                self._unsent.append(connection)
-                self._waker.send(b"w")
-        self._unflushed.clear()
-
-    def _watch_solo(self, engine: Engine) -> None:
-        """Do the main thread's other work while it runs something long. Called in a thread of its own."""
-        idle, tick = 0, threading.Event()
-        while True:
-            if idle > _IDLE_TICKS:
-                self._something_runs.clear()
-                self._something_runs.wait()
-                idle = 0
-            before = engine.current
-            tick.wait(_TICK_SECONDS)
-            request = engine.current
-            idle = 0 if request is not None else idle + 1
-            if request is None or request is not before:
-                continue
-            with self._io:
-                if engine.current is request:
-                    self._look(0)
-                    self._flush_batches()
-                    self._watch(time.monotonic_ns())
-
-    def _skip(self, request: Request, queue_ns: int) -> None:
-        """Drop a request that nobody waits for any more; it never reaches the model."""
-        request.connection.requests.pop(request.request_id, None)
-        if not request.cancelled or request.room is not None:  # a lent body is waited for
-            self._answer_error(
-                request, DeadlineExceeded("The request's time was over before it ran."), queue_ns=queue_ns
-            )
-
-    def _predict(self, predictor: Predictor, request: Request, queue_ns: int) -> None:
-        reply, input_ns, infer_ns, output_ns = predictor.answer(
-            request.payload, request.prediction_id, request.handle
-        )  # fmt: skip
-        took = input_ns + infer_ns + output_ns
-        self._run_ns += (took - self._run_ns) // 8 if self._run_ns else took
-        self._answer(request, reply, (queue_ns, input_ns, infer_ns, output_ns))
-
-    def _translate(self, request: Request, error: Exception) -> SeawayError:
-        if isinstance(error, Cancelled) and not request.cancelled:
-            return DeadlineExceeded("The request's time was over while the model ran; the run was stopped.")
-        if isinstance(error, SeawayError):
-            return error
-        if isinstance(error, MemoryError):
-            return InferenceFailed("The model asked for more memory than its worker may use.")
-        log.error("worker.failed", prediction_id=request.meta.prediction_id, exc_info=error)
-        return InferenceFailed(f"The model failed: {type(error).__name__}.")
-
-    def _answer(
-        self, request: Request, reply: Reply, times: tuple[int, int, int, int], batch_ns: int = 0, batch_rows: int = 0
-    ) -> None:
+    def _answer(self, request: Request, reply: Reply, timing: Timing) -> None:
         room, chunks, lent = request.room, reply.chunks, 0
         if room is not None and MIN_LENT_BYTES <= reply.n_bytes <= len(room) and not request.cancelled:
             for chunk in chunks:
@@ -656,17 +415,19 @@ class Worker:
                 lent += len(chunk)
             chunks = []
         answer = messages.Answer(
-            None, 0.0, reply.header_length, reply.content_type, reply.content_encoding, *times, reply.rows,
-            batch_ns, batch_rows, lent,
+            None, 0.0, reply.header_length, reply.content_type, reply.content_encoding,
+            timing.queue_ns, timing.input_ns, timing.infer_ns, timing.output_ns, reply.rows,
+            timing.batch_ns, timing.batch_rows, lent,
         )  # fmt: skip
         header = messages.pack(
             messages.ANSWER, answer, request_id=request.request_id, size=reply.n_bytes if lent == 0 else 0
         )
         self._send(request.connection, [header, *chunks])
 
-    def _answer_error(self, request: Request, error: SeawayError, *, queue_ns: int, input_ns: int = 0) -> None:
+    def _refuse(self, request: Request, error: SeawayError) -> None:
         retry = error.retry_after_seconds if isinstance(error, Overloaded) else 0.0
-        answer = messages.Answer((error.code, str(error)), retry, None, "", "", queue_ns, input_ns, 0, 0, 0)
+        waited = time.monotonic_ns() - request.arrived_ns
+        answer = messages.Answer((error.code, str(error)), retry, None, "", "", waited, 0, 0, 0, 0)
         self._send(request.connection, [messages.pack(messages.ANSWER, answer, request_id=request.request_id)])
 
     def _send(self, connection: Connection, parts: list[messages.Buffer]) -> None:
@@ -680,12 +441,14 @@ class Worker:
             with contextlib.suppress(BlockingIOError):
                 self._waker.send(b"w")
 
-
-def _is_fast(predictor: Predictor) -> bool:
-    """Whether a warm sample takes so little that requests may wait for it in the socket."""
-    started = time.monotonic_ns()
-    predictor.warm_up()
-    return time.monotonic_ns() - started < _FAST_NS
+    def _flush_batches(self) -> None:
+        """Send what a solo lane's turn has answered."""
+        for connection in self._unflushed:
+            parts, connection.batch = connection.batch, []
+            if connection.send(parts):
+                self._unsent.append(connection)
+                self._waker.send(b"w")
+        self._unflushed.clear()
 
 
 def main(config_json: bytes, parent_pid: int) -> int:

@@ -14,9 +14,10 @@ import pytest
 from seaway.errors import Cancelled, DeadlineExceeded, DeviceLost, InvalidRequest, OutOfMemory, Overloaded
 from seaway.inputs.base import Samples
 from seaway.runtimes.base import RunHandle
-from seaway.serving.batch_lane import BatchLane, Timing
+from seaway.serving.batch_lane import BatchLane
 from seaway.serving.batch_limits import AdaptiveLimits, BatchLimits
 from seaway.serving.batching import QueueBounds
+from seaway.serving.lane import Timing
 from seaway.serving.predictor import Payload, Prepared, Reply
 from seaway.types import Signature, TensorSpec
 
@@ -103,13 +104,13 @@ class Harness:
         self.lane = BatchLane(self.predictor, limits, bounds, owner=self)  # type: ignore[arg-type]
         self.lane.start()
 
-    def batch_answered(self, entry: Entry, reply: Reply, timing: Timing) -> None:
+    def answered(self, entry: Entry, reply: Reply, timing: Timing) -> None:
         self._end(entry, reply, timing)
 
-    def batch_refused(self, entry: Entry, error: Exception) -> None:
+    def refused(self, entry: Entry, error: Exception) -> None:
         self._end(entry, error, None)
 
-    def batches_changed(self, entries: list[Any]) -> None:
+    def running_changed(self, entries: list[Any]) -> None:
         self.running.append(len(entries))
 
     def _end(self, entry: Entry, outcome: Any, timing: Timing | None) -> None:
