@@ -42,6 +42,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks import load, measure
 from benchmarks.http_client import ask
 from benchmarks.paths import PEERS, RESULTS, ROOT
+from seaway.cli import plot
 
 PACKAGE = ROOT / "examples" / "minilm_transformers" / "package"
 MAX_ROWS, MAX_LENGTH = 32, 128
@@ -334,6 +335,28 @@ def for_terminal(grid: Grid) -> Table:
     return table
 
 
+def drawing(result: Result) -> str:
+    """Throughput and latency against offered load, as SVG."""
+    rates: dict[str, tuple[float, ...]] = {}
+    waits: dict[str, tuple[float, ...]] = {}
+    levels: list[float] = sorted({one["level"] for one in result["windows"] if one["load"] == "full"})
+    for name, title in result["systems"].items():
+        found = {one["level"]: one for one in result["windows"] if (one["load"], one["system"]) == ("full", name)}
+        if found.keys() == set(levels):
+            rates[title] = tuple(100 * found[level]["rows_per_second"] / limit_of(result) for level in levels)
+            waits[title] = tuple(found[level]["p99_ms"] for level in levels)
+    offered = tuple(round(100 * level) for level in levels)
+    across = "offered, % of what the model does offline"
+    title = f"Batches of up to {result['max_rows']} texts of {result['max_length']} tokens, open loop"
+    panels = [plot.Panel("Answered, % of that", across, offered, rates), plot.Panel("p99, ms", across, offered, waits)]
+    return plot.svg(title, panels) if levels else ""
+
+
+def limit_of(result: Result) -> float:
+    """Samples a second offline."""
+    return float(result["limit"]["rows_per_second"])
+
+
 def for_docs(result: Result) -> str:
     """The section of docs/benchmarks.md."""
     machine, limit = result["machine"], result["limit"]
@@ -342,6 +365,7 @@ def for_docs(result: Result) -> str:
         f"{limit['device']} in {limit['dtype']}, {result['rounds']} rounds of {result['seconds']:g} s, "
         f"{result['rows_per_request']} sample a request, batches of at most {result['max_rows']} samples.",
     ]
+    lines += ["", "![Answered requests and their p99 against offered load](batching.svg)"]
     for grid in grids(result):
         lines += ["", f"### {grid.title}", "", f"| {' | '.join(grid.columns)} |"]
         lines.append(f"| --- |{' ---: |' * (len(grid.columns) - 1)}")
@@ -354,6 +378,7 @@ def update_docs(result: Result) -> None:
     before, _, rest = path.read_text().partition(BEGIN)
     _, _, after = rest.partition(END)
     path.write_text(f"{before}{BEGIN}\n\n{for_docs(result)}\n\n{END}{after}")
+    (ROOT / "docs" / "batching.svg").write_text(drawing(result))
 
 
 def write(result: Result, directory: Path) -> Path:
@@ -363,6 +388,7 @@ def write(result: Result, directory: Path) -> Path:
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / f"{result['date']}-batching-{slug}.json"
     path.write_text(json.dumps(result, indent=1) + "\n")
+    path.with_suffix(".svg").write_text(drawing(result))
     return path
 
 

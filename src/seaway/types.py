@@ -392,6 +392,8 @@ class ServedVersion:
     """Samples that one request may carry."""
     inline: InlineSpec | None = None
     """None: workers answer everything."""
+    batching: ServingSettings | None = None
+    """How the batch lane serves it; None: the CPU lane does."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,6 +77,14 @@ def test_the_deployment_says_which_lane_it_has(server: SeawayServer) -> None:
     assert "cpu in fp32" in choice["why"]
 
 
+def test_the_model_configuration_says_that_it_batches_and_how_long_it_waits(server: SeawayServer) -> None:
+    for model, microseconds in (("texts", 0), ("waiting", 5_000_000)):
+        config = server.http.get(f"/v2/models/{model}/config").json()
+        assert config["dynamic_batching"]["max_queue_delay_microseconds"] == microseconds
+        assert config["instance_group"][0]["kind"] == "KIND_CPU"
+        assert config["max_batch_size"] > 0
+
+
 def test_a_thousand_concurrent_texts_of_any_length_get_what_they_get_alone(server: SeawayServer) -> None:
     chance = random.Random(5)
     questions = [text(chance) for _ in range(1000)]

@@ -45,7 +45,12 @@ def configuration(served: ServedVersion) -> dict[str, Any]:
     A model whose tensors all begin with a variable dimension takes several samples in one request; Triton leaves that
     dimension out of `dims`.
     """
-    batch = served.signature.batchable
+    batch, batching = served.signature.batchable, served.batching
+    kind = "KIND_GPU" if batching is not None and batching.device != "cpu" else "KIND_CPU"
+    more: dict[str, Any] = {}
+    if batching is not None:
+        delay = round((batching.max_queue_delay_seconds or 0.0) * 1e6)
+        more = {"dynamic_batching": {"preferred_batch_size": [], "max_queue_delay_microseconds": delay}}
     return {
         "name": served.model,
         "platform": served.platform,
@@ -55,11 +60,12 @@ def configuration(served: ServedVersion) -> dict[str, Any]:
         "input": _config_tensors(served.signature, batch=batch, inputs=True),
         "output": _config_tensors(served.signature, batch=batch, inputs=False),
         "instance_group": [
-            {"name": served.model, "kind": "KIND_CPU", "count": sum(w.engines for w in served.workers) or 1}
+            {"name": served.model, "kind": kind, "count": sum(w.engines for w in served.workers) or 1}
         ],
         "default_model_filename": "model.onnx" if served.platform.endswith("_onnx") else "",
         "parameters": {},
         "model_transaction_policy": {"decoupled": False},
+        **more,
     }
 
 

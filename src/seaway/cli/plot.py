@@ -8,7 +8,7 @@ from html import escape
 
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
 _WIDTH, _HEIGHT, _MARGIN = 420, 260, 56
-_COLOURS = ("#1f77b4", "#d62728", "#2ca02c")
+_COLOURS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#17becf", "#7f7f7f")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ def svg(title: str, panels: Sequence[Panel]) -> str:
     height = len(panels) * each + _MARGIN
     drawn = "".join(_panel(panel, 2 * _MARGIN + number * each) for number, panel in enumerate(panels))
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{_WIDTH + 4 * _MARGIN}" height="{height}" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{_WIDTH + 5 * _MARGIN}" height="{height}" '
         f'font-family="sans-serif" font-size="12"><rect width="100%" height="100%" fill="white"/>'
         f'<text x="{_MARGIN}" y="28" font-size="16">{escape(title)}</text>{drawn}</svg>\n'
     )

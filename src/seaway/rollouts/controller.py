@@ -385,6 +385,7 @@ class Controller:
             timeout_seconds=settings.timeout_seconds or self._settings.timeout_seconds,
             max_batch_size=(version.spec.get("serving") or {}).get("max_batch_size") or MAX_BATCH_SIZE,
             inline=self._placements.inline(revision, version, self._artifacts.path(version.digest)),
+            batching=self._placements.batching(revision, version),
         )  # fmt: skip
 
     async def settled(self, revision_id: int, timeout_seconds: float) -> DeploymentRevision:
