@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 
 
 def die_with_parent(parent_pid: int) -> None:
@@ -79,6 +80,19 @@ def settle() -> None:
     """
     gc.collect()
     gc.freeze()
+
+
+def keep_tensors() -> None:
+    """Have glibc keep the memory of freed tensors of many megabytes, for all threads together.
+
+    Batches need it again at once: 32 texts of 128 tokens through MiniLM took 80,000 page faults and 700 ms where it goes
+    back to the kernel each time, 25,000 and 610 ms so. Call it before other threads start.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_ARENA_MAX, 1)
+        mallopt(_M_MMAP_THRESHOLD, 32 << 20)  # glibc takes no more
+        mallopt(_M_TRIM_THRESHOLD, 1 << 30)
 
 
 def limit_memory(limit_bytes: int | None) -> None:

@@ -458,6 +458,8 @@ def main(config_json: bytes, parent_pid: int) -> int:
     faults.arm(config.kill_point_file)
     faults.point("worker.start")
     process.limit_memory(config.memory_bytes)
+    if config.batching is not None:
+        process.keep_tensors()
     from seaway.telemetry import logs  # noqa: PLC0415 - after the limits, before anything that logs
 
     about = {"model": config.model, "version": config.version, "worker": config.worker_id}
