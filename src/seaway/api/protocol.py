@@ -59,9 +59,7 @@ def configuration(served: ServedVersion) -> dict[str, Any]:
         "max_batch_size": served.max_batch_size if batch else 0,
         "input": _config_tensors(served.signature, batch=batch, inputs=True),
         "output": _config_tensors(served.signature, batch=batch, inputs=False),
-        "instance_group": [
-            {"name": served.model, "kind": kind, "count": sum(w.engines for w in served.workers) or 1}
-        ],
+        "instance_group": [{"name": served.model, "kind": kind, "count": sum(w.engines for w in served.workers) or 1}],
         "default_model_filename": "model.onnx" if served.platform.endswith("_onnx") else "",
         "parameters": {},
         "model_transaction_policy": {"decoupled": False},

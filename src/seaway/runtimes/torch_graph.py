@@ -177,7 +177,8 @@ class _Reader:
         outputs = self._results(node["outputs"])
         if target not in ARITHMETIC and torch_operators.makes_new(call):
             self._fresh.update(_slots_in(outputs))
-        return Step(call, tuple(args), kwargs, outputs)
+        run = call if target in ARITHMETIC else torch_operators.guarded(call)
+        return Step(run, tuple(args), kwargs, outputs)
 
     def _check(self, call: Any, args: list[Any], kwargs: dict[str, Any]) -> None:
         """No training, no writing to what isn't the graph's own; and what an input indexes is noted."""

@@ -118,6 +118,57 @@ def check_mode(call: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Non
         refuse(f"it calls {name_of(call)!r} for training. {IN_EVAL_MODE}")
 
 
+def guarded(call: Any) -> Callable[..., Any]:
+    """The operator, behind a look at the sizes that torch itself only looks at in the operator around it.
+
+    Without, it would compute with whatever lies behind a tensor in memory. Raises RuntimeError as torch does.
+    """
+    fits = _FITS.get(name_of(call))
+    if fits is None:
+        return call  # type: ignore[no-any-return]
+    names = [argument.name for argument in _schema(call).arguments]
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        if not fits(dict(zip(names, args, strict=False)) | kwargs):
+            raise RuntimeError(f"the sizes of the tensors given to {name_of(call)} don't fit each other")
+        return call(*args, **kwargs)
+
+    return run
+
+
+def _statistics_fit(given: Mapping[str, Any]) -> bool:
+    channels = given["input"].shape[1:2]
+    others = (given.get(name) for name in ("weight", "bias", "running_mean", "running_var"))
+    return all(one is None or one.shape == channels for one in others)
+
+
+def _groups_fit(given: Mapping[str, Any]) -> bool:
+    of, channels = given["input"], given["C"]
+    whole = of.numel() == given["N"] * channels * given["HxW"] and of.shape[:2] == (given["N"], channels)
+    return whole and all(one is None or one.shape == (channels,) for one in (given.get("weight"), given.get("bias")))
+
+
+def _attention_fits(given: Mapping[str, Any]) -> bool:
+    query, key, value = (given[name] for name in ("query", "key", "value"))
+    if not query.dim() == key.dim() == value.dim() == 4:
+        return False
+    alike = query.shape[:2] == key.shape[:2] == value.shape[:2] and query.shape[3] == key.shape[3] == value.shape[3]
+    mask = given.get("attn_mask")
+    wanted = (*query.shape[:3], key.shape[2])
+    fits = mask is None or (mask.dim() <= 4 and all(
+        size in {1, most} for size, most in zip(reversed(mask.shape), reversed(wanted), strict=False)
+    ))  # fmt: skip
+    return alike and key.shape[2] == value.shape[2] and fits
+
+
+_FITS: dict[str, Callable[[Mapping[str, Any]], bool]] = {
+    "native_batch_norm": _statistics_fit,
+    "_native_batch_norm_legit_no_training": _statistics_fit,
+    "native_group_norm": _groups_fit,
+    "_scaled_dot_product_flash_attention_for_cpu": _attention_fits,
+}
+
+
 def refuse(problem: str) -> NoReturn:
     """Raise InvalidPackage about an archive's graph."""
     text = f"The archive's graph is refused: {problem}"

@@ -210,7 +210,9 @@ def _open(package: Path, file: str, task: str, config: Json) -> Any:
     more = {"add_pooling_layer": False} if "add_pooling_layer" in inspect.signature(kind).parameters else {}
     try:
         model, report = _load(kind, made, weights, **(more if not TASKS[task].labelled else {}))
-    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, ImportError, AssertionError) as error:
+    except (
+        RuntimeError, ValueError, LookupError, TypeError, AttributeError, ImportError, AssertionError, ArithmeticError
+    ) as error:  # fmt: skip
         raise InvalidPackage(f"{file!r} doesn't fit config.json: {_brief(error)}") from error
     except MemoryError as error:
         raise InvalidPackage(f"{file!r} needs more memory to load than is allowed.") from error

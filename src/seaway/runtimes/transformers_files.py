@@ -29,6 +29,7 @@ class Task(NamedTuple):
     labelled: bool
 
 
+MAX_LABELS = 100_000
 TASKS = {
     "text-classification": Task("text", "ForSequenceClassification", True),
     "token-classification": Task("text", "ForTokenClassification", True),
@@ -142,8 +143,13 @@ def weight_files(package: Path, model: str) -> list[str]:
 def labels_of(config: Json) -> tuple[str, ...]:
     """`id2label` of config.json in the order of the numbers. Raises InvalidPackage when one is missing."""
     found = config.get("id2label")
+    count = config.get("num_labels") or 2
+    if not isinstance(count, int) or isinstance(count, bool) or not 1 <= count <= MAX_LABELS:
+        raise InvalidPackage(
+            f"config.json: 'num_labels' must be a number from 1 to {MAX_LABELS}, not {str(count)[:40]!r}."
+        )
     if not isinstance(found, dict) or not found:
-        found = {str(number): f"LABEL_{number}" for number in range(int(config.get("num_labels") or 2))}
+        found = {str(number): f"LABEL_{number}" for number in range(count)}
     try:
         numbered = {int(number): str(label) for number, label in found.items()}
     except ValueError as error:
@@ -259,12 +265,17 @@ def _image(package: Path, spec: PackageSpec, config: Json) -> Json:
     found = read_json(package, "preprocessor_config.json")
     size = found.get("size") or {}
     size = {"height": size, "width": size} if isinstance(size, int) else size
+    if not isinstance(size, dict):
+        raise InvalidPackage(
+            f"preprocessor_config.json: 'size' must be a number or height and width, not {size!r:.60}."
+        )
     if found.get("do_center_crop") or "height" not in size or "width" not in size:
         _stretch("it keeps the sides' ratio and crops, while Seaway stretches a picture to its size")
     mode = "L" if config.get("num_channels") == 1 else "RGB"
     options: Json = {"width": size["width"], "height": size["height"], "mode": mode}
     resample = found.get("resample", 2)
-    options["resample"] = _RESAMPLING[resample] if resample in range(len(_RESAMPLING)) else "bilinear"
+    known = isinstance(resample, int) and resample in range(len(_RESAMPLING))
+    options["resample"] = _RESAMPLING[resample] if known else "bilinear"
     options["scale"] = found.get("rescale_factor", 1 / 255) if found.get("do_rescale", True) else 1.0
     if found.get("do_normalize", True):
         options |= {"mean": found.get("image_mean", []), "std": found.get("image_std", [])}

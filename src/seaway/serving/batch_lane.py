@@ -10,18 +10,19 @@ from __future__ import annotations
 import queue
 import threading
 import time
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import msgspec
 import structlog
 
-from seaway.errors import Cancelled, DeadlineExceeded, DeviceLost, InferenceFailed, OutOfMemory, SeawayError
+from seaway.errors import Cancelled, DeadlineExceeded, DeviceLost, OutOfMemory, SeawayError
 from seaway.runtimes.base import DeviceSession, RunHandle
 from seaway.serving.batch_limits import AdaptiveLimits
 from seaway.serving.batching import BatchQueue, QueueBounds
 from seaway.serving.collate import Collator, Rows
 from seaway.serving.lane import Entry, Owner, Timing, moving_average, overloaded
-from seaway.serving.predictor import Predictor
+from seaway.serving.predictor import Predictor, check_timeout
 from seaway.serving.tickets import Batch, Priority, Ticket
 from seaway.telemetry.batches import BatchCounters, DeviceUse
 
@@ -71,11 +72,12 @@ class BatchLane:
         bounds: QueueBounds,
         *,
         owner: BatchOwner,
+        collator: Collator,
         preparers: int = 1,
     ) -> None:
         self._predictor = predictor
         self._session: DeviceSession = predictor.session
-        self._collator = Collator(predictor.signature, predictor.padding)
+        self._collator = collator
         self._limits = limits
         self._bounds = bounds
         self._queue = BatchQueue(limits.limits, bounds)
@@ -96,6 +98,8 @@ class BatchLane:
         self._runs: list[_Run] = []
         self._tickets: dict[int, Ticket] = {}
         """By identity of the entry, for cancelling."""
+        self._preparing: dict[int, tuple[Any, int]] = {}
+        """By thread: the request that it prepares, and since when."""
         self._unprepared = 0
         self._unfinished = 0
         self._closing = False
@@ -106,7 +110,15 @@ class BatchLane:
         if self._depth > 1:
             targets.append(("collect", self._collect))
         for name, target in targets:
-            threading.Thread(target=target, name=name, daemon=True).start()
+            threading.Thread(target=self._guarded, args=(name, target), name=name, daemon=True).start()
+
+    def _guarded(self, name: str, target: Callable[[], None]) -> None:
+        """A lane with a thread less would take requests and answer none."""
+        try:
+            target()
+        except BaseException as error:
+            log.exception("lane.thread_died", thread=name)
+            self.lost = f"The {name} thread died: {type(error).__name__}."
 
     def close(self) -> None:
         """Let the threads end; what waits is not served any more."""
@@ -174,6 +186,9 @@ class BatchLane:
                     run.stopped_ns = now_ns
                     run.handle.terminate()
                 ignored = max(ignored, now_ns - run.stopped_ns)
+            for entry, began in self._preparing.values():
+                # Nothing ends a tokenizer that hangs, and a lane may have one thread that prepares.
+                ignored = max(ignored, now_ns - max(began, entry.deadline_ns))
         for ticket in expired:
             self._refuse(ticket.payload.entry, DeadlineExceeded("The request's time was over before its answer came."))
         return ignored
@@ -195,12 +210,16 @@ class BatchLane:
 
     def _prepare(self) -> None:
         while (entry := self._arrivals.get()) is not None:
+            thread = threading.get_ident()
+            with self._changed:
+                self._preparing[thread] = (entry, self._clock())
             try:
                 self._prepare_one(entry)
-            except Exception as error:  # noqa: BLE001 - outermost frame: tell the caller, go on with the next
+            except BaseException as error:  # noqa: BLE001 - a tokenizer's panic is no Exception; go on with the next
                 self._refuse(entry, error)
             finally:
                 with self._changed:
+                    del self._preparing[thread]
                     self._unprepared -= 1
 
     def _prepare_one(self, entry: Any) -> None:
@@ -216,6 +235,7 @@ class BatchLane:
         ready = self._clock()
         rider = _Rider(entry, rows, ready - began, ready)
         parameters = prepared.request.parameters if prepared.request is not None else {}
+        check_timeout(parameters, ready - entry.arrived_ns)
         low = isinstance(parameters.get("priority"), int) and parameters["priority"] > 1
         ticket = Ticket(
             rows.key, prepared.rows, entry.arrived_ns, entry.deadline_ns, rows.lengths,
@@ -305,9 +325,11 @@ class BatchLane:
             self._owner.running_changed(self._entries())
             if isinstance(error, OutOfMemory):
                 self.counters.out_of_memory += 1
-                if self._limits.out_of_memory(batch.rows, batch.tokens, self._clock()):
+                if batch.rows > 1 and self._limits.out_of_memory(batch.rows, batch.tokens, self._clock()):
                     self._queue.limits = self._limits.limits
                 failed = self._queue.out_of_memory(batch)
+                if failed and self._limits.row_out_of_memory(self._clock()):
+                    self._queue.limits = self._limits.limits
             else:
                 failed = self._queue.fail(batch)
             for ticket in failed:
@@ -326,16 +348,24 @@ class BatchLane:
         while (item := self._finished.get()) is not None:
             batch, outputs = item
             failure: Exception | None = None
+            refused: list[tuple[Ticket, SeawayError]] = []
             try:
-                self._collator.scatter(batch, outputs)
-            except (InferenceFailed, ValueError) as error:
+                refused = self._collator.scatter(batch, outputs)
+            except Exception as error:  # noqa: BLE001 - whatever the outputs are like, their callers are told
                 failure = error
+                self.counters.failed_rows += batch.rows == 1
+                log.warning("batch.outputs_failed", rows=batch.rows, reason=str(error)[:300])
             with self._changed:
+                refused = [(ticket, reason) for ticket, reason in refused if self._queue.cancel(ticket)]
+                for ticket, _ in refused:
+                    self._tickets.pop(id(ticket.payload.entry), None)
                 whole = self._queue.done(batch) if failure is None else self._queue.fail(batch)
                 for ticket in whole:
                     self._tickets.pop(id(ticket.payload.entry), None)
                 if failure is not None:
                     self._changed.notify_all()
+            for ticket, reason in refused:
+                self._refuse(ticket.payload.entry, reason)
             for ticket in whole:
                 self._finish_one(ticket.payload, failure)
             with self._changed:
@@ -349,7 +379,7 @@ class BatchLane:
         began = self._clock()
         try:
             reply = self._predictor.encode(rider.rows.prepared, [rider.rows.outputs], entry.prediction_id)
-        except Exception as error:  # noqa: BLE001 - outermost frame: tell the caller, go on with the next
+        except BaseException as error:  # noqa: BLE001 - outermost frame: tell the caller, go on with the next
             self._refuse(entry, error)
             return
         timing = Timing(

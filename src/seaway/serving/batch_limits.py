@@ -196,6 +196,11 @@ class AdaptiveLimits:
         self._ceiling_until_ns = now_ns + _CEILING_NS
         return self._publish(now_ns)
 
+    def row_out_of_memory(self, now_ns: int) -> bool:
+        """Note that a row had no room even alone: it was too large itself, and batches may be as large as before."""
+        self._ceiling = None
+        return self._publish(now_ns)
+
     def _end_window(self, now_ns: int) -> None:
         if self._missed > self._batches * _MISSES_ALLOWED:
             self._share, self._met = self._share * _LOWER, 0

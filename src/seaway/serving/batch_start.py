@@ -14,7 +14,9 @@ from seaway.serving import parity, process
 from seaway.serving.batch_curve import measure_curve
 from seaway.serving.batch_lane import BatchLane, BatchOwner
 from seaway.serving.batch_limits import AdaptiveLimits, BatchLimits, CurvePoint, choose_limits
+from seaway.serving.batch_probe import check_rows_apart, find_sequences
 from seaway.serving.batching import QueueBounds
+from seaway.serving.collate import Collator
 from seaway.serving.predictor import Predictor
 from seaway.types import Calibration, ServingSettings
 
@@ -35,6 +37,7 @@ def calibrate(predictor: Predictor, package: Path, measured: Calibration, asked:
     session = predictor.session
     sample = predictor.prepare(predictor.payload(predictor.sample()))
     padding = predictor.padding
+    check_rows_apart(session, sample, padding)
     curve = measure_curve(
         session, sample, padding,
         max_rows=asked.max_batch_rows or 1,
@@ -62,6 +65,9 @@ def open_lane(
     """The lane, to be started. Raises WarmUpFailed as `calibrate` does."""
     _check_batchable(predictor)
     limits = _limits(predictor, asked, curve)
+    sample = predictor.prepare(predictor.payload(predictor.sample()))
+    sequences = find_sequences(predictor.session, sample, predictor.padding)
+    collator = Collator(predictor.padding if sequences is not None else None, sequences or {})
     log.info(
         "batch.lane", device=predictor.session.device, dtype=predictor.session.dtype,
         max_rows=limits.max_rows, max_tokens=limits.max_tokens, preparers=_preparers(predictor),
@@ -70,7 +76,7 @@ def open_lane(
         predictor,
         AdaptiveLimits(limits, latency_target_seconds=asked.latency_target_seconds),
         QueueBounds(max_queue_size, MAX_WAITING_ROWS, MAX_WAITING_BYTES),
-        owner=owner, preparers=_preparers(predictor),
+        owner=owner, collator=collator, preparers=_preparers(predictor),
     )  # fmt: skip
 
 

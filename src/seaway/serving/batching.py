@@ -19,6 +19,8 @@ from seaway.serving.tickets import Batch, Outcome, Priority, Reason, Segment, Sl
 
 PATIENCE = 8
 """So many batches may go before the oldest row of low priority; then it goes first once."""
+DEADLINE_SLACK_NS = 20_000_000
+"""What is left of a request's time for everything around the run of its batch."""
 _Pools = tuple[LengthPool, LengthPool]
 
 
@@ -234,11 +236,14 @@ class BatchQueue:
         return ticket if ticket.waiting else None
 
     def _latest_start(self, ticket: Ticket) -> int:
-        """When a batch of all that may ride with a ticket has to begin, to end before the ticket's deadline."""
+        """When a batch of all that may ride with a ticket has to begin, to be answered before the ticket's deadline.
+
+        Runs take longer than the model of them says, and threads have to wake up.
+        """
         pools = self._pools[ticket.key]
         width = max(pool.longest for pool in pools if pool.rows)
         rows = min(pools[0].rows + pools[1].rows, self.limits.capacity(width))
-        return ticket.deadline_ns - int(self.limits.cost.run_ns(rows, width))
+        return ticket.deadline_ns - 2 * int(self.limits.cost.run_ns(rows, width)) - DEADLINE_SLACK_NS
 
     # ------------------------------------------------------------------ making
 

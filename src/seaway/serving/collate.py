@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 import numpy as np
 
-from seaway.errors import InferenceFailed, InvalidRequest
+from seaway.errors import InferenceFailed, InvalidRequest, PayloadTooLarge, SeawayError
 from seaway.inputs.base import Array, Feeds, Padding
 from seaway.serving.predictor import Prepared
-from seaway.serving.tickets import Batch, Slice
-from seaway.types import Signature
+from seaway.serving.tickets import Batch, Slice, Ticket
+
+MAX_OUTPUT_BYTES = 512 << 20
+"""What the outputs of one request may take."""
+Sequences = Mapping[str, tuple[int, ...]]
+"""Outputs with axes that are as long as the texts, and which."""
 
 
 class Rows(msgspec.Struct, eq=False):
@@ -34,11 +38,10 @@ class Rows(msgspec.Struct, eq=False):
 class Collator:
     """What of a version's requests may be stacked, and how."""
 
-    def __init__(self, signature: Signature, padding: Padding | None) -> None:
+    def __init__(self, padding: Padding | None, sequences: Sequences) -> None:
         """`padding`: None where rows of different shapes never ride together."""
         self._padding = padding
-        self._sequences = {spec.name for spec in signature.outputs if padding and spec.shape[1:2] == (-1,)}
-        """Outputs whose second axis is the length."""
+        self._sequences = sequences
 
     def describe(self, prepared: Prepared) -> Rows:
         """A request as the batch lane sees it. Raises InvalidRequest when its tensors don't count the same samples."""
@@ -58,7 +61,7 @@ class Collator:
             width = mask.shape[1]
             if any(feeds[name].shape[1:] != (width,) for name in padding.fills):
                 raise InvalidRequest(f"The inputs {', '.join(sorted(padding.fills))} must be of one shape.")
-            lengths = _lengths(mask)
+            lengths = _lengths(mask, padding.mask)
         shapes = tuple(
             (name, array.dtype.str, array.shape[2 if padding is not None and name in padding.fills else 1 :])
             for name, array in sorted(feeds.items())
@@ -85,8 +88,12 @@ class Collator:
             at += len(part)
         return stacked
 
-    def scatter(self, batch: Batch, outputs: Sequence[Array]) -> None:
-        """Give each request of the batch its rows. Raises InferenceFailed when there aren't as many as went in."""
+    def scatter(self, batch: Batch, outputs: Sequence[Array]) -> list[tuple[Ticket, SeawayError]]:
+        """Give each request of the batch its rows; those whose outputs are too large to keep, and what to tell them.
+
+        Raises InferenceFailed when there aren't as many rows as went in.
+        """
+        refused: list[tuple[Ticket, SeawayError]] = []
         names = batch.slices[0].ticket.payload.rows.prepared.names
         for name, array in zip(names, outputs, strict=True):
             if array.shape[:1] != (batch.rows,):
@@ -94,42 +101,59 @@ class Collator:
         at = 0
         for part in batch.slices:
             if part.ticket.outcome is None:
-                self._give(part, [array[at : at + len(part)] for array in outputs])
+                try:
+                    self._give(part, [array[at : at + len(part)] for array in outputs])
+                except PayloadTooLarge as error:
+                    refused.append((part.ticket, error))
+                except MemoryError:
+                    refused.append((part.ticket, InferenceFailed("There is no memory for this request's outputs.")))
             at += len(part)
+        return refused
 
     def _give(self, part: Slice, arrays: Sequence[Array]) -> None:
         rows: Rows = part.ticket.payload.rows
         names = rows.prepared.names
         arrays = [
-            _of_width(array, rows.width) if name in self._sequences else array
+            _of_width(array, rows.width, self._sequences.get(name, ()))
             for name, array in zip(names, arrays, strict=True)
         ]
         if len(part) == part.ticket.rows and isinstance(part.rows, slice):
             rows.outputs = list(arrays)
             return
         if not rows.outputs:
+            n_bytes = sum(array[:1].nbytes for array in arrays) * part.ticket.rows
+            if n_bytes > MAX_OUTPUT_BYTES:
+                raise PayloadTooLarge(
+                    f"The outputs of {part.ticket.rows} samples take {n_bytes} bytes; a request may have "
+                    f"{MAX_OUTPUT_BYTES}; send fewer samples."
+                )
             rows.outputs = [np.empty((part.ticket.rows, *array.shape[1:]), array.dtype) for array in arrays]
         for whole, array in zip(rows.outputs, arrays, strict=True):
             whole[part.rows] = array
 
 
-def _lengths(mask: Array) -> list[int]:
+def _lengths(mask: Array, name: str) -> list[int]:
     """How much of each row is not padding at its end.
 
-    >>> _lengths(np.array([[1, 1, 0], [0, 1, 0], [1, 1, 1]]))
+    >>> _lengths(np.array([[1, 1, 0], [0, 1, 0], [1, 1, 1]]), "mask")
     [2, 2, 3]
     """
     width = mask.shape[1]
     if width == 0:
         raise InvalidRequest("The texts have no tokens.")
+    if not ((mask == 0) | (mask == 1)).all():
+        raise InvalidRequest(f"The input {name!r} says which tokens count: it may hold 0 and 1 only.")
     trailing = np.argmax(mask[:, ::-1] != 0, axis=1)
     found: list[int] = (width - trailing).tolist()
     return found
 
 
-def _of_width(array: Any, width: int) -> Any:
+def _of_width(array: Any, width: int, axes: tuple[int, ...]) -> Any:
     """A sequence output as long as the request's own tensors; what a batch had no place for is padding, and zero."""
-    have = array.shape[1]
-    if have >= width:
-        return array[:, :width]
-    return np.pad(array, [(0, 0), (0, width - have), *[(0, 0)] * (array.ndim - 2)])
+    for axis in axes:
+        have = array.shape[axis]
+        if have > width:
+            array = array[(*[slice(None)] * axis, slice(width))]
+        elif have < width:
+            array = np.pad(array, [(0, width - have if one == axis else 0) for one in range(array.ndim)])
+    return array

@@ -17,10 +17,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import structlog
+
 from seaway.errors import Cancelled, DeadlineExceeded, SeawayError
 from seaway.runtimes.base import RunHandle
 from seaway.serving.lane import Entry, Owner, Timing, moving_average, overloaded
 from seaway.serving.predictor import Predictor
+
+log = structlog.get_logger()
 
 _TICK_SECONDS = 0.05
 _IDLE_TICKS = 40
@@ -80,6 +84,8 @@ class CpuLane:
         self._engines = [Engine(number) for number in range(engines)]
         self._something_runs = threading.Event()
         self._bound = False
+        self.lost = ""
+        """Why it answers nothing more, if so: the process has to end."""
         self.run_ns = 0
         """What a request takes on average, without its wait."""
         self.solo = engines == 1 and _is_fast(predictor)
@@ -91,7 +97,15 @@ class CpuLane:
         else:
             targets = [(f"engine-{engine.number}", self._work) for engine in self._engines]
         for (name, target), engine in zip(targets, self._engines, strict=True):
-            threading.Thread(target=target, args=(engine,), name=name, daemon=True).start()
+            threading.Thread(target=self._guarded, args=(target, engine), name=name, daemon=True).start()
+
+    def _guarded(self, target: Callable[[Engine], None], engine: Engine) -> None:
+        """A lane with an engine less would have fewer cores than it says, and with none answer nothing."""
+        try:
+            target(engine)
+        except BaseException as error:
+            log.exception("lane.engine_died", engine=engine.number)
+            self.lost = f"An engine died: {type(error).__name__}."
 
     def close(self) -> None:
         """Let the threads end when they have served what waits."""
@@ -171,7 +185,7 @@ class CpuLane:
             self._owner.answered(entry, reply, Timing(started - entry.arrived_ns, input_ns, infer_ns, output_ns))
         except Cancelled:
             self._owner.refused(entry, _why_stopped(entry))
-        except Exception as error:  # noqa: BLE001 - outermost frame of the engine: tell the caller, go on
+        except BaseException as error:  # noqa: BLE001 - a tokenizer's panic is no Exception; tell the caller, go on
             self._owner.refused(entry, error)
         finally:
             self._owner.ended(engine.number)

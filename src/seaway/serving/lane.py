@@ -50,7 +50,7 @@ class Owner(Protocol):
         """A request has its answer."""
         ...
 
-    def refused(self, entry: Any, error: Exception) -> None:
+    def refused(self, entry: Any, error: BaseException) -> None:
         """A request has none, for this reason; Cancelled where its caller has left."""
         ...
 
@@ -76,7 +76,7 @@ def overloaded(waiting: int, *, max_waiting: int, wait_ns: int, left_ns: int) ->
     return None
 
 
-def refused_as(error: Exception, prediction_id: str) -> SeawayError:
+def refused_as(error: BaseException, prediction_id: str) -> SeawayError:
     """What a caller is told of whatever its request met with."""
     if isinstance(error, SeawayError):
         return error

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 MAX_GATEWAYS = 64
-BATCH_SLOTS = 512
+BATCH_SLOTS = 4096
 """Requests of the batches that run; of more, the last are not noted."""
 _QUEUED, _RUNNING, _RUN_NS, _SENT = 0, 1, 2, 8
 _FIRST = _SENT + MAX_GATEWAYS

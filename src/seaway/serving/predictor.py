@@ -41,7 +41,7 @@ class TooManyRows(Exception):
     """More samples than the caller of `answer` wants to run."""
 
 
-def _check_timeout(parameters: Json, passed_ns: int) -> None:
+def check_timeout(parameters: Json, passed_ns: int) -> None:
     """Keep to the protocol's `timeout` (µs) where the gateway hasn't: it looks for it in JSON of up to 64 kB only."""
     timeout = parameters.get("timeout")
     if isinstance(timeout, int) and 0 < timeout * 1000 < passed_ns:
@@ -217,7 +217,7 @@ class Predictor:
         if prepared.samples.rows > max_rows:
             raise TooManyRows
         if prepared.request is not None and prepared.request.parameters:
-            _check_timeout(prepared.request.parameters, ready - began)
+            check_timeout(prepared.request.parameters, ready - began)
         outputs = self._run(prepared, handle)
         ran = monotonic_ns()
         reply = self.encode(prepared, outputs, prediction_id)

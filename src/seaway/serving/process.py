@@ -85,8 +85,8 @@ def settle() -> None:
 def keep_tensors() -> None:
     """Have glibc keep the memory of freed tensors of many megabytes, for all threads together.
 
-    Batches need it again at once: 32 texts of 128 tokens through MiniLM took 80,000 page faults and 700 ms where it goes
-    back to the kernel each time, 25,000 and 610 ms so. Call it before other threads start.
+    Batches need it again at once: 32 texts of 128 tokens through MiniLM took 80,000 page faults and 700 ms where it
+    goes back to the kernel each time, 25,000 and 610 ms so. Call it before other threads start.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:

@@ -345,8 +345,8 @@ class Worker:
         if lane is not None and lane.watch(now) > STUCK_SECONDS * 1e9:
             log.error("worker.stuck")
             os._exit(70)
-        if isinstance(lane, BatchLane) and lane.lost:
-            log.error("worker.device_lost", reason=lane.lost)
+        if lane is not None and lane.lost:
+            log.error("worker.lost", reason=lane.lost)
             os._exit(71)
         self._look_around(now)
 
@@ -369,7 +369,7 @@ class Worker:
         self._answered += 1
         self._answer(entry, reply, timing)
 
-    def refused(self, entry: Request, error: Exception) -> None:
+    def refused(self, entry: Request, error: BaseException) -> None:
         """Say what is wrong, unless the caller has left."""
         entry.connection.requests.pop(entry.request_id, None)
         self._answered += 1

@@ -370,6 +370,25 @@ def test_labels_must_be_numbered_without_gaps(tmp_path: Path) -> None:
         load(tmp_path)
 
 
+@pytest.mark.parametrize("number", ["abc", [3], {"a": 1}, 30_000_000, -1, 2.5], ids=str)
+def test_a_number_of_labels_that_is_none_is_refused_by_name(tmp_path: Path, number: Any) -> None:
+    torches.write_bert(tmp_path, "BertForSequenceClassification", **LABELLED)
+    torches.edit_config(tmp_path, id2label=None, num_labels=number)
+
+    with pytest.raises(InvalidPackage, match="num_labels"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("changed", [{"size": ["height", "width"]}, {"size": 32.5}], ids=str)
+def test_a_size_of_pictures_that_is_none_is_refused_by_name(tmp_path: Path, changed: dict[str, Any]) -> None:
+    torches.write_vit(tmp_path)
+    file = tmp_path / "preprocessor_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changed))
+
+    with pytest.raises(InvalidPackage, match="size"):
+        load(tmp_path)
+
+
 def test_cropping_is_not_followed_silently(tmp_path: Path) -> None:
     torches.write_vit(tmp_path)
     file = tmp_path / "preprocessor_config.json"

@@ -17,6 +17,7 @@ from seaway.runtimes.base import RunHandle
 from seaway.serving.batch_lane import BatchLane
 from seaway.serving.batch_limits import AdaptiveLimits, BatchLimits
 from seaway.serving.batching import QueueBounds
+from seaway.serving.collate import Collator
 from seaway.serving.lane import Timing
 from seaway.serving.predictor import Payload, Prepared, Reply
 from seaway.types import Signature, TensorSpec
@@ -101,7 +102,7 @@ class Harness:
         self._changed = threading.Condition()
         limits = AdaptiveLimits(BatchLimits(max_rows))
         bounds = QueueBounds(max_requests, 100_000, 1 << 30)
-        self.lane = BatchLane(self.predictor, limits, bounds, owner=self)  # type: ignore[arg-type]
+        self.lane = BatchLane(self.predictor, limits, bounds, owner=self, collator=Collator(None, {}))  # type: ignore[arg-type]
         self.lane.start()
 
     def answered(self, entry: Entry, reply: Reply, timing: Timing) -> None:
@@ -353,3 +354,102 @@ def test_a_thousand_requests_end_once_each_with_their_own_rows_whatever_befalls_
         time.sleep(0)
     assert one.lane.running == 0
     assert not one.lane._tickets
+
+
+class Panic(BaseException):
+    """What a library in another language raises when it gives up."""
+
+
+@pytest.mark.parametrize("error", [Panic("gave up"), MemoryError(), RecursionError()])
+def test_whatever_preparing_a_request_meets_with_the_next_one_is_prepared(
+    error: BaseException, lanes: list[BatchLane], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = harness(lanes)
+    bad, good = Entry(13.0), Entry(1.0)
+    prepare = one.predictor.prepare
+
+    def panics(payload: Payload) -> Prepared:
+        if payload is bad.payload:
+            raise error
+        return prepare(payload)
+
+    monkeypatch.setattr(one.predictor, "prepare", panics)
+    one.submit(bad, good)
+    outcome, answer = one.wait_for(bad, good)
+    assert outcome is error
+    assert answer == [2.0]
+    assert not one.lane.lost
+
+
+def test_a_tokenizer_that_hangs_is_noticed(lanes: list[BatchLane], monkeypatch: pytest.MonkeyPatch) -> None:
+    one = harness(lanes)
+    hangs, released = threading.Event(), threading.Event()
+
+    def hang(payload: Payload) -> Prepared:
+        hangs.set()
+        assert released.wait(30)
+        raise InvalidRequest("late")
+
+    monkeypatch.setattr(one.predictor, "prepare", hang)
+    entry = Entry(1.0)
+    one.submit(entry)
+    assert hangs.wait(30)
+    assert one.lane.watch(entry.deadline_ns - 1) == 0
+    assert one.lane.watch(entry.deadline_ns + 7 * SECOND) == 7 * SECOND
+    released.set()
+    one.wait_for(entry)
+    assert one.lane.watch(entry.deadline_ns + 7 * SECOND) == 0
+
+
+def test_a_lane_that_loses_a_thread_says_so(lanes: list[BatchLane], monkeypatch: pytest.MonkeyPatch) -> None:
+    one = harness(lanes)
+    monkeypatch.setattr(one.lane._queue, "take", None)
+    one.submit(Entry(1.0))
+    while not one.lane.lost:
+        time.sleep(0)
+    assert "device thread" in one.lane.lost
+
+
+def test_outputs_that_cannot_be_given_out_fail_their_callers_and_nobody_else(
+    lanes: list[BatchLane], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = harness(lanes, max_rows=4)
+    scatter = one.lane._collator.scatter
+
+    def fails(batch: Any, outputs: Any) -> Any:
+        if (outputs[0] == 26.0).any():
+            raise MemoryError
+        return scatter(batch, outputs)
+
+    monkeypatch.setattr(one.lane._collator, "scatter", fails)
+    bad, good = Entry(13.0), [Entry(float(number)) for number in range(6)]
+    one.submit(*good[:3], bad, *good[3:])
+    assert one.wait_for(*good) == [[2.0 * number] for number in range(6)]
+    assert isinstance(one.wait_for(bad)[0], MemoryError)
+    assert one.lane.counters.failed_rows == 1
+
+
+def test_a_row_too_large_by_itself_makes_no_other_batch_smaller(lanes: list[BatchLane]) -> None:
+    gate = Gate()
+
+    def script(x: Any, handle: RunHandle) -> None:
+        gate(x, handle)
+        if (x == POISON).any():
+            raise OutOfMemory("no room for this one")
+
+    one = harness(lanes, script, max_rows=16)
+    plug, huge = Entry(0.0), Entry(POISON)
+    one.submit(plug)
+    assert gate.came.wait(30)
+    others = [Entry(float(number)) for number in range(15)]
+    one.submit(*others[:7], huge, *others[7:])
+    while one.lane._unprepared:
+        time.sleep(0)
+    gate.open.set()
+    one.wait_for(*others)
+    assert isinstance(one.wait_for(huge)[0], OutOfMemory)
+    one.session.batches.clear()
+    large = Entry(*map(float, range(16)))
+    one.submit(large)
+    one.wait_for(large)
+    assert one.session.batches == [16]

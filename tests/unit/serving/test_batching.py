@@ -9,7 +9,7 @@ import pytest
 
 from seaway.errors import Overloaded, PayloadTooLarge
 from seaway.serving.batch_limits import BatchCost, BatchLimits
-from seaway.serving.batching import PATIENCE, BatchQueue, QueueBounds
+from seaway.serving.batching import DEADLINE_SLACK_NS, PATIENCE, BatchQueue, QueueBounds
 from seaway.serving.tickets import Batch, Outcome, Priority, Reason, Ticket
 
 ROOMY = QueueBounds(max_requests=10_000, max_rows=100_000, max_bytes=1 << 40)
@@ -195,9 +195,9 @@ def test_a_full_batch_does_not_wait_for_the_delay_whatever_waits_longer() -> Non
 
 def test_the_wait_for_company_ends_in_time_for_the_earliest_deadline() -> None:
     one = queue(max_delay_ns=10_000)
-    soon = ticket(at=1, deadline=1_000)
+    soon = ticket(at=1, deadline=1_000 + DEADLINE_SLACK_NS)
     put(one, ticket(), soon)
-    begins = 1_000 - 102
+    begins = 1_000 - 2 * 102
     assert one.due(5) == begins
     assert one.take(begins - 1, device_free=True) is None
     batch = take(one, begins)

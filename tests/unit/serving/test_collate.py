@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seaway.errors import InferenceFailed, InvalidRequest
+from seaway.errors import InferenceFailed, InvalidRequest, PayloadTooLarge
 from seaway.inputs.base import Padding, Samples
+from seaway.serving import collate
 from seaway.serving.batch_limits import BatchLimits
 from seaway.serving.batching import BatchQueue, QueueBounds
 from seaway.serving.collate import Collator
@@ -23,6 +24,7 @@ TEXTS = Signature(
     (TensorSpec(IDS, "INT64", (-1, -1)), TensorSpec(MASK, "INT64", (-1, -1))),
     (TensorSpec("sum", "FP32", (-1, 1)), TensorSpec("states", "FP32", (-1, -1, 2))),
 )
+SEQUENCES = {"states": (1,)}
 PADDING = Padding({IDS: 9, MASK: 0}, MASK, 512)
 NUMBERS = Signature((TensorSpec("x", "FP32", (-1, 3)),), (TensorSpec("y", "FP32", (-1, 3)),))
 
@@ -75,7 +77,7 @@ def batches(tickets: list[Ticket], max_rows: int, max_tokens: int | None = None)
 def test_every_request_gets_the_outputs_of_its_own_rows_however_they_were_batched(
     requests: list[list[int]], max_rows: int, spare: int
 ) -> None:
-    collator = Collator(TEXTS, PADDING)
+    collator = Collator(PADDING, SEQUENCES)
     sent = [text(lengths, 100 * number, max(lengths) + spare) for number, lengths in enumerate(requests)]
     tickets = [ticket(collator, request) for request in sent]
     for batch in batches(tickets, max_rows, 40):
@@ -86,7 +88,7 @@ def test_every_request_gets_the_outputs_of_its_own_rows_however_they_were_batche
 
 
 def test_texts_are_padded_to_the_longest_of_the_batch_and_no_further() -> None:
-    collator = Collator(TEXTS, PADDING)
+    collator = Collator(PADDING, SEQUENCES)
     (batch,) = batches([ticket(collator, text([2], 1, width=7)), ticket(collator, text([3], 5))], 8)
     feeds = collator.stack(batch)
     assert feeds[IDS].shape == (2, 3)
@@ -95,38 +97,38 @@ def test_texts_are_padded_to_the_longest_of_the_batch_and_no_further() -> None:
 
 
 def test_what_is_too_short_for_the_batch_is_filled_with_what_the_tokenizer_pads_with() -> None:
-    collator = Collator(TEXTS, PADDING)
+    collator = Collator(PADDING, SEQUENCES)
     (batch,) = batches([ticket(collator, text([1], 1)), ticket(collator, text([3], 5))], 8)
     assert sorted(collator.stack(batch)[IDS].tolist()) == [[1, 9, 9], [5, 5, 5]]
 
 
 def test_only_rows_of_equal_shape_and_type_ride_together() -> None:
-    collator = Collator(NUMBERS, None)
+    collator = Collator(None, SEQUENCES)
     shapes = [np.zeros((1, 3), np.float32), np.zeros((1, 4), np.float32), np.zeros((1, 3), np.float64)]
     keys = {collator.describe(prepared({"x": array}, ("y",))).key for array in shapes}
     assert len(keys) == 3
 
 
 def test_requests_for_different_outputs_do_not_ride_together() -> None:
-    collator = Collator(TEXTS, PADDING)
+    collator = Collator(PADDING, SEQUENCES)
     both, one = text([2], 1), text([2], 1)
     assert collator.describe(both).key != collator.describe(prepared(one.samples.feeds[0], ("sum",))).key
 
 
 def test_texts_of_any_length_ride_together() -> None:
-    collator = Collator(TEXTS, PADDING)
+    collator = Collator(PADDING, SEQUENCES)
     assert collator.describe(text([2, 5], 1)).key == collator.describe(text([9], 1)).key
 
 
 def test_a_mask_without_any_token_counts_as_full() -> None:
-    collator = Collator(TEXTS, PADDING)
+    collator = Collator(PADDING, SEQUENCES)
     request = text([1], 1, width=4)
     request.samples.feeds[0][MASK][:] = 0
     assert collator.describe(request).lengths == [4]
 
 
 def test_a_batch_is_a_copy_since_the_callers_may_leave_with_their_bodies() -> None:
-    collator = Collator(NUMBERS, None)
+    collator = Collator(None, SEQUENCES)
     array = np.ones((1, 3), np.float32)
     (batch,) = batches([ticket(collator, prepared({"x": array}, ("y",)))], 8)
     stacked = collator.stack(batch)["x"]
@@ -143,17 +145,45 @@ def test_a_batch_is_a_copy_since_the_callers_may_leave_with_their_bodies() -> No
 )
 def test_what_does_not_count_samples_is_refused(feeds: dict[str, Any], problem: str) -> None:
     with pytest.raises(InvalidRequest, match=problem):
-        Collator(NUMBERS, None).describe(prepared(feeds, ("y",)))
+        Collator(None, SEQUENCES).describe(prepared(feeds, ("y",)))
 
 
 def test_texts_whose_inputs_differ_in_length_are_refused() -> None:
     feeds = {IDS: np.ones((1, 3), np.int64), MASK: np.ones((1, 4), np.int64)}
     with pytest.raises(InvalidRequest, match="of one shape"):
-        Collator(TEXTS, PADDING).describe(prepared(feeds, ("sum",)))
+        Collator(PADDING, SEQUENCES).describe(prepared(feeds, ("sum",)))
 
 
 def test_a_model_that_gives_fewer_rows_than_it_got_fails_the_batch() -> None:
-    collator = Collator(NUMBERS, None)
+    collator = Collator(None, SEQUENCES)
     (batch,) = batches([ticket(collator, prepared({"x": np.ones((2, 3), np.float32)}, ("y",)))], 8)
     with pytest.raises(InferenceFailed, match="for 2 samples"):
         collator.scatter(batch, [np.zeros((1, 3), np.float32)])
+
+
+def test_every_axis_that_is_as_long_as_the_texts_is_cut_to_the_request_s_own() -> None:
+    collator = Collator(PADDING, {"states": (1, 3)})
+    short, long = ticket(collator, text([2], 1)), ticket(collator, text([5], 2))
+    (batch,) = batches([short, long], 8)
+    collator.scatter(batch, [np.zeros((2, 1)), np.ones((2, 5, 4, 5))])
+    assert [one.payload.rows.outputs[1].shape for one in (short, long)] == [(1, 2, 4, 2), (1, 5, 4, 5)]
+
+
+def test_a_mask_of_other_numbers_is_refused_since_padding_would_change_what_they_mean() -> None:
+    request = text([2], 1)
+    request.samples.feeds[0][MASK][0, 0] = 9
+    with pytest.raises(InvalidRequest, match="0 and 1 only"):
+        Collator(PADDING, SEQUENCES).describe(request)
+
+
+def test_outputs_too_large_to_keep_are_refused_to_their_own_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(collate, "MAX_OUTPUT_BYTES", 100)
+    collator = Collator(None, {})
+    large = ticket(collator, prepared({"x": np.ones((9, 3), np.float32)}, ("y",)))
+    small = ticket(collator, prepared({"x": np.ones((2, 3), np.float32)}, ("y",)))
+    refused = []
+    for batch in batches([small, large], 4):
+        refused += collator.scatter(batch, [np.ones((batch.rows, 3), np.float32)])
+    assert {id(one) for one, _ in refused} == {id(large)}
+    assert all(isinstance(error, PayloadTooLarge) for _, error in refused)
+    assert small.payload.rows.outputs[0].shape == (2, 3)
