@@ -245,6 +245,9 @@ class Runner:
 
 
 def run(given: argparse.Namespace) -> Result:
+    known = {system.name for system in SYSTEMS}
+    if unknown := set((given.systems or "").split(",")) - known - {""}:
+        raise SystemExit(f"No such system: {', '.join(sorted(unknown))}; there are {', '.join(sorted(known))}.")
     chosen = [system for system in SYSTEMS if not given.systems or system.name in given.systems.split(",")]
     shares = (0.8, 1.2) if given.quick else SHARES
     if given.only == "mixed":
@@ -408,9 +411,13 @@ def main() -> None:
     given = parser.parse_args()
     if given.quick:
         given.rounds, given.seconds = 1, min(given.seconds, 4.0)
+    if given.show and not given.show.is_file():
+        raise SystemExit(f"There is no file {given.show}.")
     result = json.loads(given.show.read_text()) if given.show else run(given)
     if given.docs:
         update_docs(result)
+    if not result["windows"]:
+        raise SystemExit("Nothing was measured, and nothing is written.")
     path = given.show or write(result, given.output)
     if given.json:
         print(json.dumps(result))

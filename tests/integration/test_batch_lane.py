@@ -77,6 +77,31 @@ def test_the_deployment_says_which_lane_it_has(server: SeawayServer) -> None:
     assert "cpu in fp32" in choice["why"]
 
 
+def test_status_says_what_a_batch_may_have(server: SeawayServer) -> None:
+    (worker,) = server.http.get("/api/deployments/waiting").json()["live"]["workers"]
+    assert worker["batches"]["max_rows"] == 32
+    assert worker["batches"]["max_tokens"] >= 32
+    assert worker["batches"]["max_queue_delay_seconds"] == 5.0
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        ({"lane": "cpu", "max_batch_rows": 4}, "max_batch_rows"),
+        ({"lane": "cpu", "dtype": "bf16"}, "dtype"),
+        ({"lane": "batch", "engines": 2, "processes": 2}, "engines and processes"),
+        ({"lane": "batch", "placement": "inline"}, "inline"),
+    ],
+    ids=["rows", "dtype", "engines", "inline"],
+)
+def test_settings_that_would_do_nothing_are_refused(
+    server: SeawayServer, settings: dict[str, Any], problem: str
+) -> None:
+    answer = server.http.put("/api/deployments/texts", json=settings)
+    assert answer.status_code == 400
+    assert problem in answer.json()["error"]
+
+
 def test_the_model_configuration_says_that_it_batches_and_how_long_it_waits(server: SeawayServer) -> None:
     for model, microseconds in (("texts", 0), ("waiting", 5_000_000)):
         config = server.http.get(f"/v2/models/{model}/config").json()
@@ -138,7 +163,7 @@ def test_metrics_tell_how_large_batches_were_and_why_they_left(server: SeawaySer
     wait_until(lambda: metric(server, "seaway_batch_rows_sum", "waiting") == before["seaway_batch_rows_sum"] + 32, 10)
     assert metric(server, "seaway_batches_total", "waiting") == before["seaway_batches_total"] + 1
     assert metric(server, "seaway_batch_tokens_total", "waiting") >= 96
-    assert metric(server, "seaway_batch_seconds_total", "waiting") > 0
+    assert metric(server, "seaway_batch_run_seconds_total", "waiting") > 0
     exposition = server.http.get("/metrics").text
     assert re.search(r'seaway_batches_total\{model="waiting",reason="full",version="1"\} [1-9]', exposition)
 

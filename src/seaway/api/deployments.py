@@ -68,6 +68,25 @@ class RollbackBody(Body):
     reason: Text = ""
 
 
+_OF_BATCHES = (
+    "device", "dtype", "max_batch_rows", "max_batch_tokens", "max_queue_delay_seconds", "latency_target_seconds",
+    "length_bucketing",
+)  # fmt: skip
+
+
+def _check(settings: ServingSettings) -> None:
+    """Raises InvalidRequest for settings of which one would silently do nothing."""
+    batches = [name for name in _OF_BATCHES if getattr(settings, name) is not None]
+    if settings.lane == "cpu" and batches:
+        named = ", ".join(batches)
+        raise InvalidRequest(f"The lane cpu runs a sample at a time; leave out {named}, or take the lane batch.")
+    engines = [name for name in ("engines", "processes") if getattr(settings, name) is not None]
+    if settings.lane == "batch" and engines:
+        raise InvalidRequest(f"The lane batch has one engine in one process; leave out {' and '.join(engines)}.")
+    if settings.lane == "batch" and settings.placement == "inline":
+        raise InvalidRequest("The lane batch runs in a worker; leave out the placement inline, or take lane cpu.")
+
+
 def deployment_routes(registry: Registry, operations: Operations) -> APIRouter:
     router = APIRouter(prefix="/api/deployments", tags=["deployments"])
 
@@ -91,6 +110,7 @@ def deployment_routes(registry: Registry, operations: Operations) -> APIRouter:
         What is deployed already in the same way is not deployed twice.
         """
         settings = ServingSettings(**body.model_dump(exclude={"version", "reason"}))
+        _check(settings)
 
         def change() -> DeploymentRevision:
             version = registry.get_model_version(model, body.version).version

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import typer
@@ -34,15 +35,24 @@ def deploy(  # noqa: PLR0913 - a command's flags are its parameters
     ] = None,
     placement: Annotated[
         Literal["auto", "inline", "worker"] | None,
-        typer.Option(help="Where it runs: in the gateways (inline), in workers, or as calibration finds it best."),
+        typer.Option(
+            metavar="auto|inline|worker",
+            help="Where it runs: in the gateways (inline), in workers, or as calibration finds it best.",
+        ),
     ] = None,
     lane: Annotated[
         Literal["auto", "cpu", "batch"] | None,
-        typer.Option(help="A sample at a time on each core (cpu), many together (batch), or batch on a GPU (auto)."),
+        typer.Option(
+            metavar="auto|cpu|batch",
+            help="A sample at a time on each core (cpu), many together (batch), or batch on a GPU (auto).",
+        ),
     ] = None,
-    device: Annotated[str | None, typer.Option(help="Of the batch lane: auto, cpu, cuda or cuda:N.")] = None,
+    device: Annotated[
+        str | None, typer.Option(metavar="DEVICE", help="Of the batch lane: auto, cpu, cuda or cuda:N.")
+    ] = None,
     dtype: Annotated[
-        Literal["auto", "fp32", "bf16", "fp16"] | None, typer.Option(help="What the batch lane computes in.")
+        Literal["auto", "fp32", "bf16", "fp16"] | None,
+        typer.Option(metavar="auto|fp32|bf16|fp16", help="What the batch lane computes in."),
     ] = None,
     max_batch_rows: Annotated[int | None, typer.Option(metavar="NUMBER", min=1, help="Samples of one batch.")] = None,
     max_batch_tokens: Annotated[
@@ -125,11 +135,22 @@ def _print_status(live: Json) -> None:
     )
     for name, model in sorted(live["models"].items()):
         if model["choice"]:
-            table.note(f"{name}: {model['choice']['why']}")
+            table.note(f"{name}: {model['choice']['why']}{_limits(model['workers'])}")
     gateways = live["gateways"]
     pids = ", ".join(str(gateway["pid"]) for gateway in gateways)
     word = "gateway" if len(gateways) == 1 else "gateways"
     table.note(f"{len(gateways)} {word} (pid {pids})" if gateways else "No gateway runs.")
+
+
+def _limits(workers: Sequence[Json]) -> str:
+    """What batches may have now, where there are any."""
+    limits = next((worker["batches"] for worker in workers if worker.get("batches")), None)
+    if limits is None:
+        return ""
+    tokens = f" and {limits['max_tokens']:,} tokens with padding" if limits["max_tokens"] else ""
+    seconds = limits["max_queue_delay_seconds"]
+    delay = f", waiting up to {seconds * 1e3:g} ms for company" if seconds else ""
+    return f"; batches of up to {limits['max_rows']} samples{tokens}{delay}"
 
 
 def _model_row(name: str, model: Json) -> list[Any]:

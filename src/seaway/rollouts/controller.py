@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import structlog
 
 from seaway import faults
@@ -442,4 +443,5 @@ def _describe(worker: Worker) -> dict[str, Any]:
         "worker_id": config.worker_id, "pid": worker.pid, "version": config.version, "revision": config.revision,
         "phase": str(worker.phase), "engines": config.engines, "answered": worker.answered,
         "memory_bytes": process.proportional_memory_bytes(worker.pid) if worker.pid else None,
+        "batches": msgspec.to_builtins(worker.limits) if worker.limits else None,
     }  # fmt: skip

@@ -15,7 +15,7 @@ import structlog
 from seaway.rollouts.plan import Phase, WorkerView
 from seaway.serving import bus, calibration, messages
 from seaway.serving.page import WorkerPage
-from seaway.telemetry.batches import BatchCounters, DeviceUse
+from seaway.telemetry.batches import BatchCounters, DeviceUse, LimitsNow
 from seaway.types import Calibration, WorkerConfig
 
 log = structlog.get_logger()
@@ -42,6 +42,7 @@ class Worker:
     cpu_seconds: float = 0.0
     batches: BatchCounters | None = None
     device: DeviceUse | None = None
+    limits: LimitsNow | None = None
     page: WorkerPage | None = None
     writer: asyncio.StreamWriter | None = None
     task: asyncio.Task[None] | None = None
@@ -197,7 +198,7 @@ class WorkerFleet:
         worker.pid = status.pid
         worker.heard_at = time.monotonic()
         worker.answered, worker.cpu_seconds = status.answered, status.cpu_seconds
-        worker.batches, worker.device = status.batches, status.device
+        worker.batches, worker.device, worker.limits = status.batches, status.device, status.limits
         if worker.page is None:
             with contextlib.suppress(OSError):
                 worker.page = WorkerPage.attach(worker.config.page, engines=worker.config.engines)

@@ -24,7 +24,7 @@ from seaway.serving.collate import Collator, Rows
 from seaway.serving.lane import Entry, Owner, Timing, moving_average, overloaded
 from seaway.serving.predictor import Predictor, check_timeout
 from seaway.serving.tickets import Batch, Priority, Ticket
-from seaway.telemetry.batches import BatchCounters, DeviceUse
+from seaway.telemetry.batches import BatchCounters, DeviceUse, LimitsNow
 
 log = structlog.get_logger()
 
@@ -197,6 +197,11 @@ class BatchLane:
         """The requests with rows on the device now."""
         with self._changed:
             return self._entries()
+
+    def limits_now(self) -> LimitsNow:
+        """What a batch may have at this moment."""
+        limits = self._queue.limits
+        return LimitsNow(limits.max_rows, limits.max_tokens, limits.max_delay_ns / 1e9)
 
     def device_use(self) -> DeviceUse | None:
         """What the driver says of the GPU; None on a CPU."""

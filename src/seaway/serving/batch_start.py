@@ -83,7 +83,7 @@ def open_lane(
 def _check_batchable(predictor: Predictor) -> None:
     if not predictor.signature.batchable:
         raise WarmUpFailed(
-            "The model's first dimension is fixed, so that it takes one sample at a time; deploy it with lane cpu."
+            "The model's first dimension is fixed; export it with a variable one, or deploy it with lane cpu."
         )
 
 

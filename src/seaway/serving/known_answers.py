@@ -19,6 +19,8 @@ from seaway.packages import PackageSpec
 from seaway.packages.spec import SPEC_FILE, package_file
 
 MAX_FILE_BYTES = 16 * 1024 * 1024
+LEAST_TOLERANCE = {"bf16": 0.05, "fp16": 0.01}
+"""What is forgiven numbers that were computed with 8 and 11 bits of precision, through many layers."""
 
 
 class KnownAnswer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -47,10 +49,15 @@ def read_known_answers(package: Path, spec: PackageSpec) -> tuple[KnownAnswer, .
     return answers
 
 
-def warm_up(predict: Callable[[Any], Any], answers: Sequence[KnownAnswer], examples: Sequence[Any]) -> None:
-    """Raises WarmUpFailed naming the first known answer that differs, or when no example could be answered."""
+def warm_up(
+    predict: Callable[[Any], Any], answers: Sequence[KnownAnswer], examples: Sequence[Any], dtype: str = "fp32"
+) -> None:
+    """Raises WarmUpFailed naming the first known answer that differs, or when no example could be answered.
+
+    Known answers are those of fp32; what computes in less may be off by more.
+    """
     for number, answer in enumerate(answers):
-        _replay(predict, answer, number)
+        _replay(predict, answer, number, dtype)
     if answers:
         return
     failures = []
@@ -67,13 +74,15 @@ def warm_up(predict: Callable[[Any], Any], answers: Sequence[KnownAnswer], examp
         ) from failures[0]
 
 
-def _replay(predict: Callable[[Any], Any], answer: KnownAnswer, number: int) -> None:
+def _replay(predict: Callable[[Any], Any], answer: KnownAnswer, number: int, dtype: str) -> None:
     try:
         outputs = predict(answer.inputs)
     except SeawayError as error:
         raise WarmUpFailed(f"Known answer {number} can't be replayed: {error}") from error
-    if difference := compare(outputs, answer.outputs, answer.tolerance, "outputs"):
-        raise WarmUpFailed(f"Known answer {number} differs: {difference} (tolerance {answer.tolerance:g}).")
+    tolerance = max(answer.tolerance, LEAST_TOLERANCE.get(dtype, 0.0))
+    if difference := compare(outputs, answer.outputs, tolerance, "outputs"):
+        computed = "" if dtype == "fp32" else f", computed in {dtype}; dtype fp32 is exact"
+        raise WarmUpFailed(f"Known answer {number} differs: {difference} (tolerance {tolerance:g}{computed}).")
 
 
 def compare(actual: Any, expected: Any, tolerance: float, where: str) -> str | None:

@@ -17,7 +17,7 @@ from collections.abc import Generator, Iterator
 import msgspec
 
 from seaway.errors import SeawayError
-from seaway.telemetry.batches import BatchCounters, DeviceUse
+from seaway.telemetry.batches import BatchCounters, DeviceUse, LimitsNow
 from seaway.types import Calibration
 
 HEADER = struct.Struct("<IBxHQQ")
@@ -82,6 +82,7 @@ class Status(msgspec.Struct, array_like=True, frozen=True):
     cpu_seconds: float
     batches: BatchCounters | None = None
     device: DeviceUse | None = None
+    limits: LimitsNow | None = None
 
 
 class Calibrated(msgspec.Struct, array_like=True, frozen=True):

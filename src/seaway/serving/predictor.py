@@ -225,7 +225,7 @@ class Predictor:
 
     def warm_up(self) -> None:
         """Replay the known answers, or inputs made up from the signature. Raises WarmUpFailed saying what differed."""
-        warm_up(self._outputs_for, self._answers, self._input.examples())
+        warm_up(self._outputs_for, self._answers, self._input.examples(), getattr(self._session, "dtype", "fp32"))
 
     # ------------------------------------------------------------------ for measuring it
 

@@ -225,6 +225,7 @@ class Worker:
             self._config.worker_id, os.getpid(), self._phase, self._reason,
             lane.waiting if lane else 0, lane.running if lane else 0, self._answered, times.user + times.system,
             batches.counters if batches else None, batches.device_use() if batches else None,
+            batches.limits_now() if batches else None,
         )  # fmt: skip
 
     # ------------------------------------------------------------------ I/O thread

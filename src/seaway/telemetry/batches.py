@@ -22,6 +22,15 @@ class DeviceUse(msgspec.Struct, frozen=True):
     """The part of the last moments in which something ran, 0 to 1; None without NVIDIA's library."""
 
 
+class LimitsNow(msgspec.Struct, frozen=True):
+    """What a batch may have at this moment: as calibrated, asked for, or lowered since."""
+
+    max_rows: int
+    max_tokens: int | None
+    """Rows times the longest length; None where lengths don't differ."""
+    max_queue_delay_seconds: float
+
+
 class BatchCounters(msgspec.Struct):
     """Only ever growing. Written by the lane under its lock, copied by the I/O thread."""
 

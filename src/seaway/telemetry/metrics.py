@@ -104,7 +104,7 @@ _BATCH_HISTOGRAMS: dict[str, tuple[str, tuple[float, ...], Callable[[BatchCounte
 _BATCH_COUNTERS: dict[str, tuple[str, Callable[[BatchCounters], float]]] = {
     "seaway_batch_tokens_total": ("Tokens that batches ran, padding counted.", lambda of: of.tokens),
     "seaway_batch_padding_tokens_total": ("Tokens that batches ran and nobody had sent.", lambda of: of.padding),
-    "seaway_batch_seconds_total": ("Time that batches took on their device.", lambda of: of.busy_ns / 1e9),
+    "seaway_batch_run_seconds_total": ("Time that batches took on their device.", lambda of: of.busy_ns / 1e9),
     "seaway_batch_out_of_memory_total": ("Batches for which the device had no memory.", lambda of: of.out_of_memory),
     "seaway_batch_failed_rows_total": ("Samples that made their batch fail.", lambda of: of.failed_rows),
 }

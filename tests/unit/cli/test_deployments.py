@@ -127,6 +127,17 @@ def test_status_is_a_table_of_models_and_their_workers(server: ScriptedServer, s
     assert done.stderr == "churn: A run takes 5 ms.\n1 gateway (pid 77)\n"
 
 
+def test_status_says_what_a_batch_may_have_now(server: ScriptedServer, seaway: Seaway) -> None:
+    status = live()
+    limits = {"max_rows": 16, "max_tokens": 4096, "max_queue_delay_seconds": 0.005}
+    status["models"]["churn"]["workers"][0]["batches"] = limits
+    server.answers("GET /api/status", status)
+
+    told = seaway("status").stderr.splitlines()[0]
+
+    assert told.endswith("batches of up to 16 samples and 4,096 tokens with padding, waiting up to 5 ms for company")
+
+
 def test_an_empty_server_says_what_to_do_next(server: ScriptedServer, seaway: Seaway) -> None:
     server.answers("GET /api/status", live() | {"models": {}})
 
