@@ -168,6 +168,23 @@ def test_metrics_tell_how_large_batches_were_and_why_they_left(server: SeawaySer
     assert re.search(r'seaway_batches_total\{model="waiting",reason="full",version="1"\} [1-9]', exposition)
 
 
+def test_statistics_count_batches_and_not_the_requests_in_them(server: SeawayServer, tmp_path: Path) -> None:
+    server.register("counted", texts_package(tmp_path / "texts"))
+    server.deploy("counted", lane="batch", max_queue_delay_seconds=5.0, max_batch_rows=32)
+
+    def ask(number: int) -> httpx.Response:
+        return server.http.post("/predict/counted", json={"inputs": ["w1 w2 w3"] * 8}).raise_for_status()
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(ask, range(4)))
+    (stats,) = server.http.get("/v2/models/counted/stats").json()["model_stats"]
+    assert (stats["inference_count"], stats["execution_count"]) == (32, 1)
+    (batch,) = stats["batch_stats"]
+    assert (batch["batch_size"], batch["compute_infer"]["count"]) == (32, 1)
+    assert batch["compute_infer"]["ns"] == stats["inference_stats"]["compute_infer"]["ns"] > 0
+    assert stats["inference_stats"]["success"]["count"] == 4
+
+
 def test_a_text_over_the_limit_is_refused_with_its_length(server: SeawayServer) -> None:
     answer = server.http.post("/predict/texts", json={"inputs": "w1 " * 65})
     assert answer.status_code == 413

@@ -177,8 +177,18 @@ class _Reader:
         outputs = self._results(node["outputs"])
         if target not in ARITHMETIC and torch_operators.makes_new(call):
             self._fresh.update(_slots_in(outputs))
-        run = call if target in ARITHMETIC else torch_operators.guarded(call)
+        if target in ARITHMETIC:
+            return Step(call, tuple(args), kwargs, outputs)
+        run = torch_operators.guarded(call)
+        if run is call and not self._is_checked(call, args):
+            run = torch_operators.in_range(call)
         return Step(run, tuple(args), kwargs, outputs)
+
+    def _is_checked(self, call: Any, args: list[Any]) -> bool:
+        """Whether a request's own tensor is the index, whose range `ranges` has."""
+        if torch_operators.name_of(call) != "embedding" or len(args) < 2 or args[0] not in self.fixed:
+            return False
+        return any(args[1] is slot for slot in self.inputs.values())
 
     def _check(self, call: Any, args: list[Any], kwargs: dict[str, Any]) -> None:
         """No training, no writing to what isn't the graph's own; and what an input indexes is noted."""

@@ -161,6 +161,47 @@ def _attention_fits(given: Mapping[str, Any]) -> bool:
     return alike and key.shape[2] == value.shape[2] and fits
 
 
+def in_range(call: Any) -> Callable[..., Any]:
+    """The operator, behind a look at its indices where they are on a GPU.
+
+    There one that is out of range ends the process, with everybody's batch; a CPU raises IndexError by itself, as this
+    does. The look waits for the device, so it is for what can't be seen in a request's own tensors.
+    """
+    indices = _INDICES.get(name_of(call))
+    if indices is None:
+        return call  # type: ignore[no-any-return]
+    names = [argument.name for argument in _schema(call).arguments]
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        for tensor, size in indices(dict(zip(names, args, strict=False)) | kwargs):
+            if _is_unchecked(tensor) and tensor.numel():
+                low, high = torch.aminmax(tensor)
+                if int(low) < (-size if name_of(call) in _FROM_THE_END else 0) or int(high) >= size:
+                    raise IndexError(f"{name_of(call)}: index out of range")
+        return call(*args, **kwargs)
+
+    return run
+
+
+def _is_unchecked(tensor: Any) -> bool:
+    return bool(tensor.is_cuda)
+
+
+def _by_axes(given: Mapping[str, Any]) -> list[tuple[Any, int]]:
+    found = given["indices"]
+    if any(one is not None and one.dtype in {torch.bool, torch.uint8} for one in found):
+        return []  # masks, whose shapes are looked at before anything runs
+    return [(one, given["self"].shape[axis]) for axis, one in enumerate(found) if one is not None]
+
+
+_FROM_THE_END = frozenset({"index", "_unsafe_index"})
+_INDICES: dict[str, Callable[[Mapping[str, Any]], list[tuple[Any, int]]]] = {
+    "embedding": lambda given: [(given["indices"], given["weight"].shape[0])],
+    "gather": lambda given: [(given["index"], given["self"].shape[given["dim"]])],
+    "index_select": lambda given: [(given["index"], given["self"].shape[given["dim"]])],
+    "index": _by_axes,
+    "_unsafe_index": _by_axes,
+}
 _FITS: dict[str, Callable[[Mapping[str, Any]], bool]] = {
     "native_batch_norm": _statistics_fit,
     "_native_batch_norm_legit_no_training": _statistics_fit,

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 import msgspec
+import numpy as np
 import structlog
 
 from seaway.errors import Cancelled, DeadlineExceeded, DeviceLost, OutOfMemory, SeawayError
@@ -50,6 +51,8 @@ class _Rider(msgspec.Struct, eq=False):
     taken_ns: int = 0
     ran_ns: int = 0
     batch_rows: int = 0
+    executions: list[tuple[int, int]] = []
+    """Batches that this request is to tell of, so that each is counted once."""
 
 
 class _Run(msgspec.Struct, eq=False):
@@ -234,8 +237,12 @@ class BatchLane:
             return
         if began > entry.deadline_ns:
             raise DeadlineExceeded("The request's time was over before it ran.")
-        prepared = self._predictor.prepare(entry.payload)
+        payload = entry.payload
+        prepared = self._predictor.prepare(payload)
         rows = self._collator.describe(prepared)
+        if isinstance(payload.body, memoryview):
+            # It may be lent: when the caller leaves, another's body is written there, which nobody has checked.
+            rows.feeds = {name: np.array(array, order="C") for name, array in rows.feeds.items()}
         self._session.check(rows.feeds)
         ready = self._clock()
         rider = _Rider(entry, rows, ready - began, ready)
@@ -316,6 +323,9 @@ class BatchLane:
                 log.info("batch.limits", max_rows=self._queue.limits.max_rows, max_tokens=self._queue.limits.max_tokens)
             for part in run.batch.slices:
                 part.ticket.payload.ran_ns += took
+            teller = next((part.ticket for part in run.batch.slices if part.ticket.outcome is None), None)
+            if teller is not None:
+                teller.payload.executions.append((run.batch.rows, took))
             self._changed.notify_all()
         self._finished.put((run.batch, outputs))
 
@@ -394,6 +404,7 @@ class BatchLane:
             infer_ns=rider.ran_ns,
             output_ns=self._clock() - began,
             batch_rows=rider.batch_rows,
+            executions=tuple(rider.executions),
         )
         self.run_ns = moving_average(self.run_ns, timing.input_ns + timing.infer_ns + timing.output_ns)
         self._owner.answered(entry, reply, timing)

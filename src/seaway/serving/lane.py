@@ -41,6 +41,8 @@ class Timing(msgspec.Struct, frozen=True, gc=False):
     batch_ns: int = 0
     """Prepared, until its last batch left."""
     batch_rows: int = 0
+    executions: tuple[tuple[int, int], ...] = ()
+    """Of its batches, those that no other answer tells of: size, and time on the device."""
 
 
 class Owner(Protocol):

@@ -67,6 +67,8 @@ class Answer(msgspec.Struct, array_like=True, frozen=True):
     """Size of the batch that it rode in; 0: in none."""
     lent_bytes: int = 0
     """How long the answer is that lies where the lent body was; 0: it follows this."""
+    executions: tuple[tuple[int, int], ...] = ()
+    """Of the batches it rode in, those that no other answer tells of: size and time."""
 
 
 class Status(msgspec.Struct, array_like=True, frozen=True):

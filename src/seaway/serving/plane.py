@@ -426,16 +426,9 @@ class DataPlane:
         series = self._page.series(served.model, served.version) if served else self._page.series("", 0)
         if answer is None:
             series.record(outcome, Timings(0, 0, 0, 0, 0, total_ns, 0))
-        else:
-            series.record(
-                outcome,
-                Timings(
-                    answer.queue_ns,
-                    answer.batch_ns,
-                    answer.input_ns,
-                    answer.infer_ns,
-                    answer.output_ns,
-                    total_ns,
-                    answer.rows,
-                ),
-            )
+            return
+        timings = Timings(
+            answer.queue_ns, answer.batch_ns, answer.input_ns, answer.infer_ns, answer.output_ns, total_ns, answer.rows,
+            answer.executions if answer.batch_rows else None,
+        )  # fmt: skip
+        series.record(outcome, timings)

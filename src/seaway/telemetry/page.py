@@ -77,6 +77,8 @@ class Timings(msgspec.Struct, gc=False):
     output_ns: int
     total_ns: int
     rows: int
+    executions: tuple[tuple[int, int], ...] | None = None
+    """Runs of the model that are to be counted with it: size and time; None: one, of its own rows."""
 
 
 class Series:
@@ -152,13 +154,15 @@ class Series:
             totals += 1
         else:
             self._later(_REQUEST, total)
-        if not size and rows:
-            size = rows
-            self._sizes[rows] = _BATCH_SIZES
-        if rows == size and rows:
-            runs, given_sum, run_sum, output_sum = runs + 1, given_sum + given, run_sum + infer, output_sum + output
-        else:
-            self._execution(rows, given, infer, output)
+        for ran, took in ((rows, infer),) if timings.executions is None else timings.executions:
+            if not size and ran:
+                size = ran
+                self._sizes[ran] = _BATCH_SIZES
+            if ran == size and ran:
+                runs, given_sum, run_sum, output_sum = runs + 1, given_sum + given, run_sum + took, output_sum + output
+            else:
+                self._execution(ran, given, took, output)
+            given = output = 0  # counted with the first
         self._store((
             success + total, n_rows + rows, self._clock_ns(), queues, queue_sum + queue, batches, batch_sum + batch,
             infers, infer_sum + infer, totals, total_sum + total, size, runs, given_sum, run_sum, output_sum,

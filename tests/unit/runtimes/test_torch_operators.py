@@ -54,3 +54,52 @@ def test_arguments_given_by_name_are_looked_at_as_well() -> None:
     run = torch_operators.guarded(aten.native_batch_norm.default)
     with pytest.raises(RuntimeError, match="don't fit"):
         run(X, ONES, ZEROS, running_mean=ZEROS[:1], running_var=ONES, training=False, momentum=0.1, eps=1e-5)
+
+
+IDS = torch.tensor([[0, 7], [3, 1]])
+
+
+@pytest.mark.parametrize(
+    ("call", "args"),
+    [
+        (aten.embedding.default, (X[0], IDS)),
+        (aten.index_select.default, (X, 1, IDS[0])),
+        (aten.gather.default, (X, 1, IDS[None, :, :].expand(1, 2, 2))),
+        (aten.index.Tensor, (X, [None, IDS - 8, None])),
+        (aten.index.Tensor, (ONES, [ONES > 0])),
+    ],
+    ids=["embedding", "index_select", "gather", "from the end", "mask"],
+)
+def test_indices_that_are_in_range_pass_on_any_device(
+    call: Any, args: tuple[Any, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch_operators, "_is_unchecked", lambda tensor: True)
+    torch.testing.assert_close(torch_operators.in_range(call)(*args), call(*args))
+
+
+@pytest.mark.parametrize(
+    ("call", "args"),
+    [
+        (aten.embedding.default, (X[0], IDS + 1)),
+        (aten.embedding.default, (X[0], IDS - 1)),
+        (aten.index_select.default, (X, 1, IDS[0] + 1)),
+        (aten.gather.default, (X, 1, IDS[None, :, :].expand(1, 2, 2) + 1)),
+        (aten.index.Tensor, (X, [None, IDS + 1, None])),
+        (aten.index.Tensor, (X, [None, IDS - 9, None])),
+    ],
+    ids=["embedding", "below", "index_select", "gather", "index", "before the first"],
+)
+def test_indices_out_of_range_are_refused_before_a_gpu_meets_them(
+    call: Any, args: tuple[Any, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch_operators, "_is_unchecked", lambda tensor: True)
+    with pytest.raises(IndexError, match="out of range"):
+        torch_operators.in_range(call)(*args)
+
+
+def test_on_a_cpu_torch_looks_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "aminmax", None)
+    run = torch_operators.in_range(aten.embedding.default)
+    assert run(X[0], IDS).shape == (2, 2, 4)
+    with pytest.raises(IndexError):
+        run(X[0], IDS + 1)

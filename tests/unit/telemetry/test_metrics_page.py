@@ -401,3 +401,21 @@ def test_the_page_needs_nothing_that_a_worker_may_not_import() -> None:
     code = "import json, sys, seaway.telemetry.page; print(json.dumps(sorted(sys.modules)))"
     loaded = json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout)
     assert not {"pydantic", "fastapi", "sqlalchemy", "prometheus_client", "structlog", "numpy"} & set(loaded)
+
+
+@given(st.lists(st.lists(st.tuples(st.integers(1, 12), st.integers(0, 1000)), max_size=3), min_size=1, max_size=20))
+def test_runs_of_batches_are_counted_as_the_answers_tell_of_them(told: list[list[tuple[int, int]]]) -> None:
+    with TemporaryDirectory() as directory:
+        page = MetricsPage(Path(directory) / "metrics-0.page")
+        for runs in told:
+            page.series("iris", 1).record("ok", Timings(0, 5, 1, 9, 1, 20, 1, tuple(runs)))
+        (found,) = read_page(Path(directory) / "metrics-0.page")
+        page.close()
+    every = [run for runs in told for run in runs]
+    assert found.rows == len(told)
+    assert found.executions.count == len(every)
+    assert found.executions.infer_ns == sum(took for _, took in every)
+    assert found.executions.input_ns == sum(1 for runs in told if runs)
+    for size, counted in found.batches.items():
+        if size:
+            assert counted.count == sum(1 for rows, _ in every if rows == size)
