@@ -123,7 +123,8 @@ def load_settings(**flags: Any) -> Settings:
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
-        raise ConfigurationError(f"The setting {name!r} is wrong: {first['msg']}.") from error
+        problem = first["msg"].removeprefix("Value error, ").rstrip(".")
+        raise ConfigurationError(f"The setting {name!r} is wrong: {problem}.") from error
     except ValueError as error:
         raise ConfigurationError(f"The settings file can't be read: {error}.") from error
 

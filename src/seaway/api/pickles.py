@@ -53,7 +53,10 @@ def refuse_pickles(directory: Path) -> None:
             file.seek(0)
             found = path.name.lower().endswith(_SUFFIXES) or is_pickle(start) or _calls(file, opcodes_left)
         if found:
-            raise InvalidPackage(f"{name!r} is a pickle, which runs code when it is loaded; export the model to ONNX.")
+            raise InvalidPackage(
+                f"{name!r} is a pickle, which runs code when it is loaded; export the model with torch.export or to "
+                "ONNX, or save its weights as safetensors."
+            )
         if zipfile.is_zipfile(path):
             _look_into(path, name)
 
@@ -69,7 +72,7 @@ def _look_into(path: Path, name: str) -> None:
                 if info.filename.lower().endswith(_SUFFIXES) or is_pickle(start):
                     raise InvalidPackage(
                         f"{name!r} is an archive with pickles (TorchScript, torch.save); "
-                        "save the weights as safetensors, or export the model to ONNX."
+                        "save the weights as safetensors, or export the model with torch.export or to ONNX."
                     )
     except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, RuntimeError) as error:
         raise InvalidPackage(f"{name!r} is an archive that can't be looked into; leave it out.") from error
