@@ -138,7 +138,7 @@ def running(system: System, device: str) -> Iterator[tuple[int, str]]:
     )
     try:
         if not system.script:
-            _deploy(port, {**system.deploy, "device": device})
+            _deploy(port, system.deploy if system.deploy["lane"] == "cpu" else {**system.deploy, "device": device})
         _wait_until_right(port, path, process, home / "log")
         yield port, path
     finally:

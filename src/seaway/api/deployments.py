@@ -76,7 +76,7 @@ _OF_BATCHES = (
 
 def _check(settings: ServingSettings) -> None:
     """Raises InvalidRequest for settings of which one would silently do nothing."""
-    batches = [name for name in _OF_BATCHES if getattr(settings, name) is not None]
+    batches = [name for name in _OF_BATCHES if getattr(settings, name) not in {None, "auto", "cpu", "fp32"}]
     if settings.lane == "cpu" and batches:
         named = ", ".join(batches)
         raise InvalidRequest(f"The lane cpu runs a sample at a time; leave out {named}, or take the lane batch.")

@@ -74,8 +74,8 @@ for _name in ("add", "eq", "floordiv", "ge", "gt", "le", "lt", "mod", "mul", "ne
 _TARGET = re.compile(r"torch\.ops\.aten\.(?P<name>\w+)\.(?P<overload>\w+)")
 IN_EVAL_MODE = "Export it in eval mode: model.eval() first."
 PLAINLY = (
-    "Export it in eval mode (model.eval()), under torch.no_grad(), and call .run_decompositions({}) on the result before "
-    "saving it."
+    "Export it in eval mode (model.eval()), under torch.no_grad(), and call .run_decompositions({}) on the result "
+    "before saving it."
 )
 
 
