@@ -110,12 +110,17 @@ def test_the_model_configuration_says_that_it_batches_and_how_long_it_waits(serv
         assert config["max_batch_size"] > 0
 
 
-def test_a_thousand_concurrent_texts_of_any_length_get_what_they_get_alone(server: SeawayServer) -> None:
+def test_a_thousand_concurrent_texts_of_any_length_get_what_they_get_alone(
+    server: SeawayServer, tmp_path: Path
+) -> None:
+    # This model is so fast that without a delay requests might never meet.
+    server.register("crowded", texts_package(tmp_path / "texts"))
+    server.deploy("crowded", lane="batch", max_queue_delay_seconds=0.01)
     chance = random.Random(5)
     questions = [text(chance) for _ in range(1000)]
 
     def ask(question: str) -> httpx.Response:
-        return server.http.post("/predict/texts", json={"inputs": question}).raise_for_status()
+        return server.http.post("/predict/crowded", json={"inputs": question}).raise_for_status()
 
     alone = [ask(question).json()["outputs"] for question in questions[::10]]
     with ThreadPoolExecutor(32) as threads:
