@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -13,41 +15,61 @@ from examples.minilm_transformers import build
 
 from support.server import SeawayServer
 
+Array = np.ndarray[Any, Any]
+
 pytestmark = pytest.mark.timeout(300)
 WORDS = "the weather is lovely today it was so sunny outside he drove to the stadium and back again".split()  # noqa: SIM905
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeawayServer]:
-    package = build.build(tmp_path_factory.mktemp("minilm") / "package")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build.build(tmp_path_factory.mktemp("minilm") / "package")
+
+
+@pytest.fixture(scope="module")
+def server(package: Path) -> Iterator[SeawayServer]:
     with SeawayServer() as one:
         one.register("minilm", package)
         one.deploy("minilm", lane="batch", max_queue_size=2000, timeout_seconds=200)
         yield one
 
 
-def test_a_thousand_concurrent_texts_of_any_length_get_the_answers_they_get_alone(server: SeawayServer) -> None:
+def texts() -> list[str]:
     chance = random.Random(3)
-    texts = [" ".join(chance.choices(WORDS, k=chance.choice([1, 3, 5, 8, 12, 20, 60]))) for _ in range(1000)]
-    limits = httpx.Limits(max_connections=64)
+    return [" ".join(chance.choices(WORDS, k=chance.choice([1, 3, 5, 8, 12, 20, 60]))) for _ in range(1000)]
 
+
+def ask(server: SeawayServer, model: str, texts: list[str], *, at_once: int) -> Array:
+    """Each text's vector, each asked for in a request of its own."""
+    limits = httpx.Limits(max_connections=at_once)
     with httpx.Client(base_url=server.url, timeout=200, limits=limits, trust_env=False) as client:
 
-        def ask(text: str) -> list[float]:
-            answer = client.post("/predict/minilm", json={"inputs": text}).raise_for_status().json()
+        def one(text: str) -> list[float]:
+            answer = client.post(f"/predict/{model}", json={"inputs": text}).raise_for_status().json()
             found: list[float] = answer["outputs"]
             return found
 
-        alone = [ask(text) for text in texts]
-        with ThreadPoolExecutor(64) as threads:
-            together = list(threads.map(ask, texts))
-    assert np.abs(np.array(together) - np.array(alone)).max() < 1e-4
+        with ThreadPoolExecutor(at_once) as threads:
+            return np.array(list(threads.map(one, texts)))
 
 
-def test_answers_are_those_of_transformers_itself(
-    server: SeawayServer, tmp_path_factory: pytest.TempPathFactory
+def test_a_thousand_concurrent_texts_of_any_length_get_the_answers_they_get_alone(server: SeawayServer) -> None:
+    alone = ask(server, "minilm", texts(), at_once=1)
+    assert np.abs(ask(server, "minilm", texts(), at_once=64) - alone).max() < 1e-4
+
+
+def test_in_bf16_a_thousand_concurrent_texts_get_almost_what_they_get_alone_in_fp32(
+    server: SeawayServer, package: Path
 ) -> None:
-    package = build.build(tmp_path_factory.mktemp("reference") / "package")
+    server.register("rough", package)
+    server.deploy("rough", lane="batch", dtype="bf16", max_queue_size=2000, timeout_seconds=200)
+    exact, rough = ask(server, "minilm", texts(), at_once=8), ask(server, "rough", texts(), at_once=64)
+    cosines = (exact * rough).sum(1) / np.linalg.norm(exact, axis=1) / np.linalg.norm(rough, axis=1)
+    assert cosines.min() >= 0.999
+    assert np.abs(exact - rough).max() > 0, "computed in another precision"
+
+
+def test_answers_are_those_of_transformers_itself(server: SeawayServer, package: Path) -> None:
     texts = ("One", *build.SENTENCES)
     answer = server.http.post("/predict/minilm", json={"inputs": list(texts)}).raise_for_status().json()
     assert np.abs(np.array(answer["outputs"]) - build.embed(package, texts)).max() < 1e-4
