@@ -135,7 +135,9 @@ def _print_status(live: Json) -> None:
     )
     for name, model in sorted(live["models"].items()):
         if model["choice"]:
-            table.note(f"{name}: {model['choice']['why']}{_limits(model['workers'])}")
+            table.note(f"{name}: {model['choice']['why']}")
+            if limits := _limits(model["workers"]):
+                table.note(f"{name}: {limits}")
     gateways = live["gateways"]
     pids = ", ".join(str(gateway["pid"]) for gateway in gateways)
     word = "gateway" if len(gateways) == 1 else "gateways"
@@ -150,7 +152,7 @@ def _limits(workers: Sequence[Json]) -> str:
     tokens = f" and {limits['max_tokens']:,} tokens with padding" if limits["max_tokens"] else ""
     seconds = limits["max_queue_delay_seconds"]
     delay = f", waiting up to {seconds * 1e3:g} ms for company" if seconds else ""
-    return f"; batches of up to {limits['max_rows']} samples{tokens}{delay}"
+    return f"Batches of up to {limits['max_rows']} samples{tokens}{delay}."
 
 
 def _model_row(name: str, model: Json) -> list[Any]:

@@ -133,9 +133,9 @@ def test_status_says_what_a_batch_may_have_now(server: ScriptedServer, seaway: S
     status["models"]["churn"]["workers"][0]["batches"] = limits
     server.answers("GET /api/status", status)
 
-    told = seaway("status").stderr.splitlines()[0]
+    told = seaway("status").stderr.splitlines()[1]
 
-    assert told.endswith("batches of up to 16 samples and 4,096 tokens with padding, waiting up to 5 ms for company")
+    assert told == ("churn: Batches of up to 16 samples and 4,096 tokens with padding, waiting up to 5 ms for company.")
 
 
 def test_an_empty_server_says_what_to_do_next(server: ScriptedServer, seaway: Seaway) -> None:
