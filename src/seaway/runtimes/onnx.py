@@ -51,10 +51,10 @@ class OnnxRuntime:
         chosen, providers = choose_providers(device)
         try:
             session = ort.InferenceSession(str(package / spec.model), session_options(threads), providers=providers)
-        except _LOAD_ERRORS as error:
+        except (*_LOAD_ERRORS, MemoryError) as error:
+            if isinstance(error, MemoryError) or "bad_alloc" in str(error):
+                raise InvalidPackage(f"{spec.model!r} needs more memory to load than is allowed.") from error
             raise InvalidPackage(_explain_load(str(error), package, spec.model)) from error
-        except MemoryError as error:
-            raise InvalidPackage(f"{spec.model!r} needs more memory to load than is allowed.") from error
         if chosen != "cpu" and _CUDA not in session.get_providers():
             if device == "auto":
                 return OnnxSession(session, read_signature(session))  # ONNX Runtime took the CPU by itself
