@@ -8,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import httpx
 import numpy as np
 import pytest
 from examples.minilm_transformers import build
@@ -41,16 +40,14 @@ def texts() -> list[str]:
 
 def ask(server: SeawayServer, model: str, texts: list[str], *, at_once: int) -> Array:
     """Each text's vector, each asked for in a request of its own."""
-    limits = httpx.Limits(max_connections=at_once)
-    with httpx.Client(base_url=server.url, timeout=200, limits=limits, trust_env=False) as client:
 
-        def one(text: str) -> list[float]:
-            answer = client.post(f"/predict/{model}", json={"inputs": text}).raise_for_status().json()
-            found: list[float] = answer["outputs"]
-            return found
+    def one(text: str) -> list[float]:
+        answer = server.http.post(f"/predict/{model}", json={"inputs": text}, timeout=200).raise_for_status().json()
+        found: list[float] = answer["outputs"]
+        return found
 
-        with ThreadPoolExecutor(at_once) as threads:
-            return np.array(list(threads.map(one, texts)))
+    with ThreadPoolExecutor(at_once) as threads:
+        return np.array(list(threads.map(one, texts)))
 
 
 def test_a_thousand_concurrent_texts_of_any_length_get_the_answers_they_get_alone(server: SeawayServer) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import queue
 import threading
 from collections import defaultdict
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ class Asked:
     query: dict[str, str]
     headers: dict[str, str]
     body: bytes
+    port: int  # the client's end of the connection
 
     @property
     def json(self) -> Any:
@@ -39,6 +41,7 @@ class ScriptedServer:
 
     def __init__(self) -> None:
         self.asked: list[Asked] = []
+        self.ended: queue.SimpleQueue[int] = queue.SimpleQueue()  # the clients' ports of connections that have ended
         self._answers: dict[tuple[str, str], list[Answer]] = defaultdict(list)
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._http.daemon_threads = True
@@ -80,7 +83,7 @@ class ScriptedServer:
                 query = {name: values[0] for name, values in parse_qs(parts.query).items()}
                 headers = {name.lower(): value for name, value in self.headers.items()}
                 body = self.rfile.read(int(headers.get("content-length", "0")))
-                answer = server._answer(Asked(self.command, parts.path, query, headers, body))
+                answer = server._answer(Asked(self.command, parts.path, query, headers, body, self.client_address[1]))
                 content = answer.body if isinstance(answer.body, bytes | str) else json.dumps(answer.body)
                 raw = content if isinstance(content, bytes) else content.encode()
                 self.send_response(answer.status)
@@ -89,6 +92,10 @@ class ScriptedServer:
                 self.send_header("Content-Length", str(len(raw)))
                 self.end_headers()
                 self.wfile.write(raw)
+
+            def finish(self) -> None:
+                super().finish()
+                server.ended.put(self.client_address[1])
 
             do_GET = do_POST = do_PUT = do_DELETE = handle_any
 

@@ -7,6 +7,7 @@ import os
 import queue
 import shutil
 import signal
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -18,6 +19,8 @@ from types import TracebackType
 from typing import IO, Any, Self
 
 import httpx
+
+from seaway.client.connections import PerThread
 
 START_SECONDS = 60.0
 STOP_SECONDS = 20.0
@@ -79,8 +82,9 @@ class SeawayServer:
             self._http.close()
         key = self._settings.get("api_key")
         self._http = httpx.Client(
-            base_url=self.url, timeout=30, headers={"Authorization": f"Bearer {key}"} if key else {}, trust_env=False
-        )
+            base_url=self.url, timeout=30, headers={"Authorization": f"Bearer {key}"} if key else {}, trust_env=False,
+            transport=PerThread(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)),
+        )  # fmt: skip
         if self._wait_until_ready:
             wait_until(self._ready, START_SECONDS, self.stderr)
 
@@ -110,7 +114,7 @@ class SeawayServer:
 
     @property
     def http(self) -> httpx.Client:
-        """A plain HTTP client with this server's address and API key."""
+        """A plain HTTP client with this server's address and API key, for any number of threads."""
         assert self._http is not None, "The server has not been started."
         return self._http
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import socket
+import threading
+from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -67,6 +70,35 @@ def test_the_key_and_the_user_go_with_every_request(server: ScriptedServer, clie
 
     assert server.asked[0].headers["authorization"] == "Bearer the key"
     assert server.asked[0].headers["seaway-actor"] == "ana"
+
+
+def test_threads_that_share_a_client_never_share_a_connection(server: ScriptedServer, client: Client) -> None:
+    server.answers("GET /api/status", {"models": {}})
+    everyone = threading.Barrier(8)
+
+    def ask(_: int) -> None:
+        everyone.wait(10)
+        for _ in range(20):
+            client.status()
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(ask, range(8)))
+
+    assert list(Counter(asked.port for asked in server.asked).values()) == [20] * 8
+
+
+def test_a_connection_ends_with_its_thread_and_all_others_with_the_client(server: ScriptedServer) -> None:
+    server.answers("GET /api/status", {"models": {}})
+    with Client(server.url) as client:
+        client.status()
+        thread = threading.Thread(target=client.status)
+        thread.start()
+        thread.join(10)
+        mine, other = (asked.port for asked in server.asked)
+        assert server.ended.get(timeout=10) == other
+        client.status()
+        assert server.asked[-1].port == mine
+    assert server.ended.get(timeout=10) == mine
 
 
 def test_a_directory_is_uploaded_with_the_paths_of_its_files(

@@ -15,6 +15,7 @@ from urllib.parse import quote
 import httpx
 
 from seaway.client import answers, upload
+from seaway.client.connections import PerThread
 from seaway.errors import DeadlineExceeded, InvalidRequest, ServerNotReached, Unavailable
 from seaway.types import Json, ServingSettings
 
@@ -44,7 +45,7 @@ class Uploaded:
 
 
 class Client:
-    """One server at one address; owns a pool of connections, so close it or use it in a `with` statement."""
+    """One server at one address, for any threads to share. It owns connections: close it or use it in `with`."""
 
     def __init__(self, url: str, api_key: str | None = None, *, actor: str = "") -> None:
         """`actor` is who does what this client asks for, as the server's audit log will have it."""
@@ -59,7 +60,7 @@ class Client:
             base_url=self.url,
             headers=_headers(api_key, actor),
             timeout=httpx.Timeout(_ANSWER_SECONDS, connect=_CONNECT_SECONDS),
-            verify=_trust() if parsed.scheme == "https" else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
+            transport=PerThread(_trust() if parsed.scheme == "https" else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)),
             trust_env=False,
         )
 
