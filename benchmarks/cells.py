@@ -42,7 +42,9 @@ class Cell:
     """closed: `level` connections; open: `level` requests a second."""
     level: int = 8
     variant: str = ""
-    """traceparent: one is sent, always the same; unseen: another in each request, and bodies of different lengths."""
+    """traceparent: one is sent, always the same; unseen: another in each request, and bodies of different lengths.
+
+    Of the limit: shared, where the cores share weights."""
     beside: str = ""
     """The model that is kept busy meanwhile, over ISOLATION_CONNECTIONS connections."""
 

@@ -1,4 +1,4 @@
-"""The model alone: ONNX Runtime in one process for each core, no server."""
+"""The model alone: ONNX Runtime in one process for each core, or in one with a thread for each; no server."""
 
 from __future__ import annotations
 
@@ -14,13 +14,21 @@ from benchmarks.systems.base import Launch
 MODELS = ("tabular", "minilm", "minilm_int8", "slow", "vision", "identity")
 
 
-def measure_limit(model: str, seconds: float) -> dict[str, Any]:
-    """Calls a second on all cores together, with processor time and durations of a call."""
-    cores = sorted(os.sched_getaffinity(0))
-    launch = Launch(0, Path(), (model,), len(cores))
+SHARED = ("minilm", "minilm_int8")
+"""Those also measured with all cores on the same weights, which is less for the caches to hold."""
+
+
+def measure_limit(model: str, seconds: float, *, shared: bool = False) -> dict[str, Any]:
+    """Calls a second on all cores together, with processor time and durations of a call.
+
+    `shared`: in one process whose threads share the weights.
+    """
+    each = [str(core) for core in sorted(os.sched_getaffinity(0))]
+    cores = [",".join(each)] if shared else each
+    launch = Launch(0, Path(), (model,), len(each))
     processes = [
         subprocess.Popen(
-            [python("bench"), str(PEERS / "limit.py"), str(seconds), str(core)],
+            [python("bench"), str(PEERS / "limit.py"), str(seconds), core],
             env={**os.environ, **launch.environment}, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )
         for core in cores

@@ -91,9 +91,10 @@ def _limit(result: Result) -> Grid:
         if cell["group"] == "limit":
             medians = cell["medians"]
             names = ("requests_per_second", "cpu_seconds_per_1000", "p50_ms", "p99_ms")
-            rows.append((cell["model"], *(number(medians[name]) for name in names)))
+            shared = ", weights shared" if cell["variant"] else ""
+            rows.append((cell["model"] + shared, *(number(medians[name]) for name in names)))
     columns = ("model", "runs/s on all cores", "CPU s/1000", "p50 ms", "p99 ms")
-    return Grid("ONNX Runtime alone: one process for each core, one thread each", columns, rows)
+    return Grid("ONNX Runtime alone: a process for each core, or, with weights shared, a thread", columns, rows)
 
 
 def _group(result: Result, group: str, title: str, cells: list[dict[str, Any]]) -> Grid:

@@ -58,9 +58,15 @@ class Plan:
         return cells_of(system, self.groups)
 
     @property
-    def limits(self) -> list[str]:
+    def limits(self) -> list[Cell]:
         wanted = models_of([cell for cell in CELLS if cell.group in self.groups])
-        return [model for model in limit.MODELS if self.limit and model in wanted]
+        models = [model for model in limit.MODELS if self.limit and model in wanted]
+        return [
+            Cell("limit", model, level=0, variant=variant)
+            for model in models
+            for variant in ("", "shared")
+            if not variant or model in limit.SHARED
+        ]
 
     def seconds(self, system: System) -> float:
         """About how long a system takes in a round."""
@@ -137,9 +143,10 @@ class Run:
         self._progress.update(self._task, description=f"round {number + 1} of {self.plan.rounds}: {what}")
 
     def _limits(self, number: int) -> None:
-        for model in self.plan.limits:
-            self._show(number, f"ONNX Runtime alone, {model}")
-            self.results.add(LIMIT, Cell("limit", model, level=0), limit.measure_limit(model, self.plan.window))
+        for cell in self.plan.limits:
+            self._show(number, f"ONNX Runtime alone, {cell.model}")
+            measured = limit.measure_limit(cell.model, self.plan.window, shared=cell.variant == "shared")
+            self.results.add(LIMIT, cell, measured)
             self._progress.advance(self._task, self.plan.window + OVERHEAD_SECONDS)
 
     def _system(self, number: int, system: System) -> None:
@@ -275,7 +282,7 @@ def plan_of(given: argparse.Namespace) -> tuple[Plan, dict[str, str]]:
 def build_models(plan: Plan) -> None:
     """Whatever is not built yet, of what this plan needs."""
     needed = models_of([cell for system in plan.systems for cell in plan.cells(system)])
-    wanted = dict.fromkeys([*needed, *plan.limits])
+    wanted = dict.fromkeys([*needed, *models_of(plan.limits)])
     if "minilm_int8" in wanted:
         build("minilm")
     for name in wanted:

@@ -345,6 +345,8 @@ class WorkerConfig:
     """For the batch lane; None: the CPU lane."""
     curve: tuple[tuple[int, int, float, int], ...] = ()
     """What is known of batches from an earlier worker."""
+    weights: Path | None = None
+    """Where the processes of this revision keep weights that they share, if there are several; None: each its own."""
     activity: Path | None = None
     """Page that tells when gateways run models themselves; None: engines keep their cores whatever they do."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -146,6 +147,41 @@ def test_engines_and_processes_that_were_asked_for_are_had(server: SeawayServer,
     ready = [worker for worker in live(server, "asked")["workers"] if worker["phase"] == "ready"]
     assert [worker["engines"] for worker in ready] == [1, 1]
     assert answer(server, "asked", [1, 2, 3]) == [2.5, 5, 7.5]
+
+
+def sharers(server: SeawayServer, model: str) -> dict[int, frozenset[str]]:
+    """Of each ready worker, by its pid: the files of weights that it maps."""
+    found = {}
+    for worker in live(server, model)["workers"]:
+        if worker["phase"] == "ready":
+            with contextlib.suppress(FileNotFoundError):  # it died, and control doesn't know yet
+                maps = Path(f"/proc/{worker['pid']}/maps").read_text().splitlines()
+                found[worker["pid"]] = frozenset(line.split()[-1] for line in maps if "weights.bin" in line)
+    return found
+
+
+def test_processes_share_their_weights_and_so_do_those_that_replace_them(server: SeawayServer, tmp_path: Path) -> None:
+    chance = np.random.default_rng(4)
+    package = tmp_path / "wide"
+    package.mkdir()
+    (package / "model.onnx").write_bytes(graphs.linear(chance.standard_normal((1024, 1200))))
+    server.register("wide", package)
+
+    revision = server.deploy("wide", placement="worker", engines=2, processes=2)
+    wait_until(lambda: len(sharers(server, "wide")) == 2, 30, server.stderr)
+    before = sharers(server, "wide")
+    file = str(run_directory(server) / "weights" / str(revision["id"]) / "weights.bin")
+    assert set(before.values()) == {frozenset({file})}
+    expected = answer(server, "wide", [1.0] * 1024)
+
+    os.kill(next(iter(before)), signal.SIGKILL)
+    wait_until(lambda: len(sharers(server, "wide").keys() - before.keys()) == 1, 30, server.stderr)
+    assert all(sharers(server, "wide").values())
+    assert [answer(server, "wide", [1.0] * 1024) for _ in range(8)] == [expected] * 8
+
+    server.deploy("wide", placement="worker", engines=1, processes=1)
+    wait_until(lambda: not list((run_directory(server) / "weights").glob(f"{revision['id']}*")), 20)
+    assert answer(server, "wide", [1.0] * 1024) == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("known", [False, True], ids=["measured by it", "measured before"])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import shutil
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -74,6 +75,7 @@ class Controller:
         self._registry = registry
         self._artifacts = artifacts
         self._run = run
+        self._weights = run / "weights"
         self._loop = asyncio.get_running_loop()
         self._woken = asyncio.Event()
         self._moved = asyncio.Condition()
@@ -155,6 +157,14 @@ class Controller:
                     await self._placements.recall(revision, await self._version(desired.model, arm.version))
         self._wishes = wishes
         self._placements.forget_all_but(self._wanted())
+        await asyncio.to_thread(self._remove_weights, {str(revision.id) for revision in self._wanted()})
+
+    def _remove_weights(self, wanted: set[str]) -> None:
+        """Of revisions that nobody wants any more; processes that still have them mapped keep them."""
+        for path in self._weights.glob("*"):
+            if path.stem not in wanted:
+                shutil.rmtree(path, ignore_errors=True)
+                path.unlink(missing_ok=True)
 
     def _wanted(self) -> list[DeploymentRevision]:
         return [one for wish in self._wishes.values() for one in (wish.desired, wish.fallback) if one is not None]
@@ -305,6 +315,7 @@ class Controller:
                 log_level=self._settings.log_level, log_format=self._settings.log_format,
                 log_file=self._settings.log_file, kill_point_file=self._settings.kill_point_file,
                 calibrate=self._placements.order(revision, version),
+                weights=self._weights / str(revision_id) if choice is None or processes > 1 else None,
                 activity=self._activity,
                 batching=self._placements.batching(revision, version),
                 curve=self._placements.curve(revision, version),

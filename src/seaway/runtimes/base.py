@@ -137,3 +137,15 @@ class Runtime(Protocol):
         Raises ConfigurationError for a device or a dtype that can't be had.
         """
         ...
+
+
+class PreparedModels(Protocol):
+    """Keeps models as they are made ready for this machine, in files whose weights processes map and so share."""
+
+    def prepare(self, package: Path, spec: PackageSpec, directory: Path) -> None:
+        """Write the model of `package` into `directory`, which is empty. Raises InvalidPackage."""
+        ...
+
+    def load(self, directory: Path, *, threads: int) -> DeviceSession:
+        """Load what `prepare` has written. Raises InvalidPackage."""
+        ...

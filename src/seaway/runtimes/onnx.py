@@ -49,12 +49,7 @@ class OnnxRuntime:
         if dtype not in {"auto", "fp32"}:
             raise ConfigurationError(f"dtype: {dtype!r} can't be chosen for ONNX; the graph fixes it. Write auto.")
         chosen, providers = choose_providers(device)
-        try:
-            session = ort.InferenceSession(str(package / spec.model), session_options(threads), providers=providers)
-        except (*_LOAD_ERRORS, MemoryError) as error:
-            if isinstance(error, MemoryError) or "bad_alloc" in str(error):
-                raise InvalidPackage(f"{spec.model!r} needs more memory to load than is allowed.") from error
-            raise InvalidPackage(_explain_load(str(error), package, spec.model)) from error
+        session = open_session(package, spec.model, session_options(threads), providers)
         if chosen != "cpu" and _CUDA not in session.get_providers():
             if device == "auto":
                 return OnnxSession(session, read_signature(session))  # ONNX Runtime took the CPU by itself
@@ -155,6 +150,16 @@ def choose_providers(asked: str) -> tuple[str, list[Any]]:
         )
     number = int(matched["number"] or 0)
     return f"cuda:{number}", [(_CUDA, {"device_id": number}), "CPUExecutionProvider"]
+
+
+def open_session(package: Path, model: str, options: Any, providers: Sequence[Any] = ("CPUExecutionProvider",)) -> Any:
+    """An `InferenceSession` of a file of `package`. Raises InvalidPackage."""
+    try:
+        return ort.InferenceSession(str(package / model), options, providers=list(providers))
+    except (*_LOAD_ERRORS, MemoryError) as error:
+        if isinstance(error, MemoryError) or "bad_alloc" in str(error):
+            raise InvalidPackage(f"{model!r} needs more memory to load than is allowed.") from error
+        raise InvalidPackage(_explain_load(str(error), package, model)) from error
 
 
 def session_options(threads: int) -> Any:

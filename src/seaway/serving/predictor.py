@@ -16,8 +16,8 @@ import msgspec
 from seaway.errors import DeadlineExceeded, InvalidRequest, SeawayError, UnsupportedEncoding, WarmUpFailed
 from seaway.inputs import open_input
 from seaway.inputs.base import Array, Padding, Samples
-from seaway.packages import read_spec
-from seaway.runtimes import identify, runtime
+from seaway.packages import PackageSpec, read_spec
+from seaway.runtimes import identify, prepared, runtime
 from seaway.runtimes.base import DeviceSession, RunHandle
 from seaway.serving import infer
 from seaway.serving.known_answers import read_known_answers, warm_up
@@ -92,15 +92,21 @@ class Reply(msgspec.Struct, frozen=True, gc=False):
 class Predictor:
     """A loaded version. Safe to use from several threads at once."""
 
-    def __init__(  # noqa: PLR0913 - called by `open` alone
-        self, package: Path, *, model: str, version: int, max_body_bytes: int, threads: int, device: str, dtype: str
+    def __init__(
+        self,
+        package: Path,
+        spec: PackageSpec,
+        session: DeviceSession,
+        *,
+        model: str,
+        version: int,
+        max_body_bytes: int,
     ) -> None:
-        spec = identify(package, read_spec(package))
         self.spec = spec
         self._model = model
         self._version = version
         self._max_body_bytes = max_body_bytes
-        self._session = runtime(spec.runtime or "").load(package, spec, threads=threads, device=device, dtype=dtype)
+        self._session = session
         self._input = open_input(package, spec, self._session.signature)
         self._outputs = OutputStage(spec.output, self._session.signature, masked=self._input.gives_masks)
         self._answers = read_known_answers(package, spec)
@@ -125,15 +131,20 @@ class Predictor:
         threads: int = 1,
         device: str = "cpu",
         dtype: str = "auto",
+        prepared_in: Path | None = None,
     ) -> Predictor:
         """Load the package. Raises InvalidPackage saying what is wrong with it, without paths of this machine.
 
-        Raises ConfigurationError for a device or dtype that can't be had; `Runtime.load` says what there is.
+        Raises ConfigurationError for a device or dtype that can't be had; `Runtime.load` says what there is. The model
+        itself comes from `prepared_in`, if given, where `PreparedModels.prepare` has put it; then it is on the CPU.
         """
-        return cls(
-            package, model=model, version=version, max_body_bytes=max_body_bytes, threads=threads, device=device,
-            dtype=dtype,
-        )  # fmt: skip
+        spec = identify(package, read_spec(package))
+        kept = prepared(spec.runtime or "") if prepared_in is not None else None
+        if kept is not None and prepared_in is not None:
+            session = kept.load(prepared_in, threads=threads)
+        else:
+            session = runtime(spec.runtime or "").load(package, spec, threads=threads, device=device, dtype=dtype)
+        return cls(package, spec, session, model=model, version=version, max_body_bytes=max_body_bytes)
 
     @property
     def signature(self) -> Signature:

@@ -24,17 +24,17 @@ import structlog
 
 from seaway import faults
 from seaway.errors import Overloaded, SeawayError, Unavailable
-from seaway.packages.manifest import verify
-from seaway.serving import batch_start, bus, calibration, messages, process
+from seaway.serving import batch_start, bus, messages, process
 from seaway.serving.arena import MIN_LENT_BYTES, Window
 from seaway.serving.batch_lane import BatchLane
 from seaway.serving.connections import Connection, Request
 from seaway.serving.cpu_lane import CpuLane
 from seaway.serving.isolation import ActivityPage, WorkerIsolation
 from seaway.serving.lane import Timing, refused_as
+from seaway.serving.opening import open_version
 from seaway.serving.page import WorkerPage
 from seaway.serving.predictor import Predictor, Reply
-from seaway.types import Calibration, CalibrationOrder, WorkerConfig
+from seaway.types import Calibration, Choice, WorkerConfig
 
 log = structlog.get_logger()
 
@@ -140,13 +140,7 @@ class Worker:
     def _load(self) -> None:
         """Load, then say ready or failed. Called in a thread of its own, so that control gets answers meanwhile."""
         try:
-            began = time.monotonic()
-            predictor = self._open()
-            curve = self._config.curve
-            if self._config.calibrate is not None:
-                order, load_seconds = self._config.calibrate, time.monotonic() - began
-                curve = self._calibrate(predictor, order, load_seconds=load_seconds).curve
-            self._start(predictor, curve)
+            self._start(*open_version(self._config, self._measured))
         except SeawayError as error:
             self._set_phase("failed", str(error))
         except Exception as error:  # outermost frame of the thread; the reason goes to the deployment
@@ -156,35 +150,11 @@ class Worker:
             process.settle()
             self._set_phase("ready", "")
 
-    def _open(self) -> Predictor:
-        config = self._config
-        started = time.monotonic()
-        verify(config.package, config.manifest)
-        batching = config.batching
-        predictor = Predictor.open(
-            config.package, model=config.model, version=config.version, max_body_bytes=config.max_body_bytes,
-            threads=len(process.available_cpus()) if batching else 1,
-            device=(batching.device or "auto") if batching else "cpu",
-            dtype=(batching.dtype or "auto") if batching else "auto",
-        )  # fmt: skip
-        predictor.warm_up()
-        log.info("worker.loaded", seconds=round(time.monotonic() - started, 3), engines=config.engines)
-        faults.point("worker.loaded")
-        return predictor
-
-    def _calibrate(self, predictor: Predictor, order: CalibrationOrder, *, load_seconds: float) -> Calibration:
-        """Measure the version, tell control, and have as many engines as that gives this process."""
-        measured = calibration.measure(
-            predictor, self._config.package, load_seconds=load_seconds, machine=order.machine
-        )  # fmt: skip
-        if self._config.batching is not None:
-            measured = batch_start.calibrate(predictor, self._config.package, measured, self._config.batching)
-        choice = calibration.choose(measured, cores=order.cores, asked=order.asked)
+    def _measured(self, calibration: Calibration, choice: Choice) -> None:
+        """Have as many engines as the choice gives this process, and tell control. Called by the loader."""
         self._config = replace(self._config, engines=choice.engines // choice.processes)
-        self._calibration = measured
-        log.info("worker.calibrated", placement=choice.placement, engines=self._config.engines, why=choice.why)
+        self._calibration = calibration
         self._tell_control()
-        return measured
 
     def _start(self, predictor: Predictor, curve: batch_start.Curve) -> None:
         config = self._config

@@ -1,0 +1,66 @@
+"""What a worker does before it serves: open its version, measure it if nobody has, and share its weights."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import structlog
+
+from seaway import faults
+from seaway.packages.manifest import verify
+from seaway.serving import batch_start, calibration, process
+from seaway.serving.predictor import Predictor
+from seaway.serving.shared_weights import open_sharing
+from seaway.types import Calibration, Choice, WorkerConfig
+
+log = structlog.get_logger()
+
+
+def open_version(
+    config: WorkerConfig, measured: Callable[[Calibration, Choice], None]
+) -> tuple[Predictor, batch_start.Curve]:
+    """The version, ready to serve, and what its batches cost; `measured` is told what came out if it was measured.
+
+    Raises what is wrong with it: InvalidPackage, WarmUpFailed, ConfigurationError.
+    """
+    began = time.monotonic()
+    verify(config.package, config.manifest)
+
+    def open_from(prepared_in: Path | None) -> Predictor:
+        return _open(config, prepared_in)
+
+    if config.calibrate is None:
+        if config.weights is None:
+            return open_from(None), config.curve
+        return open_sharing(open_from, config.package, config.weights), config.curve
+    predictor = open_from(None)
+    load_seconds = time.monotonic() - began
+    found = calibration.measure(
+        predictor, config.package, load_seconds=load_seconds, machine=config.calibrate.machine
+    )  # fmt: skip
+    if config.batching is not None:
+        found = batch_start.calibrate(predictor, config.package, found, config.batching)
+    choice = calibration.choose(found, cores=config.calibrate.cores, asked=config.calibrate.asked)
+    log.info("worker.calibrated", placement=choice.placement, engines=choice.engines, why=choice.why)
+    measured(found, choice)
+    if config.weights is not None and choice.processes > 1:
+        predictor = open_sharing(open_from, config.package, config.weights, predictor)
+    return predictor, found.curve
+
+
+def _open(config: WorkerConfig, prepared_in: Path | None) -> Predictor:
+    started = time.monotonic()
+    batching = config.batching
+    predictor = Predictor.open(
+        config.package, model=config.model, version=config.version, max_body_bytes=config.max_body_bytes,
+        threads=len(process.available_cpus()) if batching else 1,
+        device=(batching.device or "auto") if batching else "cpu",
+        dtype=(batching.dtype or "auto") if batching else "auto",
+        prepared_in=prepared_in,
+    )  # fmt: skip
+    predictor.warm_up()
+    log.info("worker.loaded", seconds=round(time.monotonic() - started, 3), engines=config.engines)
+    faults.point("worker.loaded")
+    return predictor
