@@ -9,7 +9,7 @@ from typing import Annotated, Any, Self
 import msgspec
 import numpy as np
 from msgspec import Meta
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
 from seaway.errors import InvalidRequest, PayloadTooLarge
 from seaway.inputs.arrays import DTYPES
@@ -25,15 +25,18 @@ MAX_TEXTS = 1024
 """Texts of a request, where the package says nothing: half a million of one letter would take seconds to tokenize."""
 
 
+CERTAIN_CHARACTERS = 1024
+"""Tokens that end so far before the end of a piece of a text are also those of the whole text: tokenizers look a word
+ahead at most, and words of over a hundred characters are unknown to them anyway."""
+
+
 class TextOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     tokenizer: str = "tokenizer.json"
     max_tokens: Annotated[int, Meta(ge=1, le=1_000_000)] = 256
     """With the special tokens; a longer text is cut or refused, as `truncate` says."""
     truncate: bool = True
     max_characters: Annotated[int, Meta(ge=1)] = 1_000_000
-    """Of all texts of a request: bounds the time that tokenizing takes, which nothing can interrupt: 0.6 s for English,
-    4 s for Chinese, where each character is a token.
-    """
+    """Of all texts of a request: bounds the time that tokenizing takes, which nothing can interrupt."""
 
 
 class TextInput:
@@ -75,13 +78,8 @@ class TextInput:
         samples, bare = split(inputs, lambda value: isinstance(value, str), limit=self._limit)
         self._check_texts(samples, bare=bare)
         # One by one, since `encode_batch` brings a thread pool of its own into a process that has one thread a core.
-        encodings = [self._tokenizer.encode(text) for text in samples]
+        encodings = [self._encode(text, at(number, bare=bare)) for number, text in enumerate(samples)]
         lengths = [len(encoding.ids) for encoding in encodings]
-        for number, length in enumerate(lengths):
-            if length > self._max_tokens:
-                raise PayloadTooLarge(
-                    f"{at(number, bare=bare)} has {length} tokens; {self._max_tokens} are allowed (input.max_tokens)."
-                )
         mask = self._pad([[1] * length for length in lengths], 0)
         made = {IDS: self._pad([e.ids for e in encodings], self._fill[IDS]), MASK: mask}
         made[TYPE_IDS] = self._pad([e.type_ids for e in encodings], self._fill[TYPE_IDS])
@@ -90,6 +88,28 @@ class TextInput:
         stacked = stack(self._signature, feeds, rows=len(samples), bare=bare)
         masks = (mask,) if len(stacked.feeds) == 1 else tuple(mask[row : row + 1] for row in range(len(samples)))
         return msgspec.structs.replace(stacked, tokens=sum(lengths), masks=masks)
+
+    def _encode(self, text: str, where: str) -> Encoding:
+        """The tokens of a text, at most as many as are allowed. Raises PayloadTooLarge for one that may not be cut.
+
+        Of a long text only as much is looked at as it takes to know them: a book costs what its first pages do.
+        """
+        allowed = self._max_tokens
+        n_characters = 8 * allowed + 2 * CERTAIN_CHARACTERS
+        while n_characters < len(text):
+            encoding = self._tokenizer.encode(text[:n_characters])
+            certain = n_characters - CERTAIN_CHARACTERS
+            if self.options.truncate:
+                if encoding.overflowing and max((end for _, end in encoding.offsets), default=0) <= certain:
+                    return encoding
+            elif sum(end <= certain for _, end in encoding.offsets) > allowed:
+                raise PayloadTooLarge(f"{where} has more than {allowed} tokens, which are allowed (input.max_tokens).")
+            n_characters *= 4
+        encoding = self._tokenizer.encode(text)
+        if len(encoding.ids) > allowed:
+            n_tokens = len(encoding.ids)
+            raise PayloadTooLarge(f"{where} has {n_tokens} tokens; {allowed} are allowed (input.max_tokens).")
+        return encoding
 
     def _can_be_padded(self) -> Padding | None:
         """A graph of a fixed length needs none; without a mask, or with padding in front, it would change answers."""

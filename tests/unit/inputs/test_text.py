@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Whitespace
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Encoding, Tokenizer
+from tokenizers.models import BPE, Unigram, WordLevel, WordPiece
+from tokenizers.normalizers import NFKC, BertNormalizer
+from tokenizers.pre_tokenizers import BertPreTokenizer, ByteLevel, Metaspace, Whitespace
 from tokenizers.processors import TemplateProcessing
+from tokenizers.trainers import BpeTrainer, UnigramTrainer, WordPieceTrainer
 
 from seaway.errors import InvalidPackage, InvalidRequest, PayloadTooLarge
-from seaway.inputs.text import TextInput
+from seaway.inputs.text import TextInput, TextOptions
 from seaway.packages import InputSpec, PackageSpec
 from seaway.types import Signature, TensorSpec
 
@@ -74,6 +79,71 @@ def test_a_long_text_is_cut(package: Path) -> None:
 def test_a_long_text_is_refused_where_it_must_not_be_cut(package: Path) -> None:
     with pytest.raises(PayloadTooLarge, match=r"inputs\[1\] has 5 tokens; 3 are allowed"):
         text(package, max_tokens=3, truncate=False).prepare(["cat", "the cat sat"])
+
+
+def tokenizers() -> dict[str, Tokenizer]:
+    """One of each kind in use, trained on next to nothing."""
+    corpus = ["the cat sat on the mat", "今天天气很好", "naïve café", "aaaa bbbb abab", "one. two! three?"] * 3
+    pieces = Tokenizer(WordPiece(unk_token="[UNK]", max_input_chars_per_word=100))
+    pieces.normalizer, pieces.pre_tokenizer = BertNormalizer(), BertPreTokenizer()
+    pieces.train_from_iterator(corpus, WordPieceTrainer(vocab_size=120, special_tokens=["[UNK]", "[CLS]", "[SEP]"]))
+    pieces.post_processor = TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)])
+    pairs = Tokenizer(BPE())
+    pairs.pre_tokenizer = ByteLevel(add_prefix_space=False)
+    pairs.train_from_iterator(corpus, BpeTrainer(vocab_size=400, initial_alphabet=ByteLevel.alphabet()))
+    likely = Tokenizer(Unigram())
+    likely.normalizer, likely.pre_tokenizer = NFKC(), Metaspace()
+    likely.train_from_iterator(corpus, UnigramTrainer(vocab_size=60, unk_token="[UNK]", special_tokens=["[UNK]"]))
+    return {"WordPiece": pieces, "BPE": pairs, "Unigram": likely}
+
+
+KINDS = tokenizers()
+FRAGMENTS = st.one_of(
+    st.text(max_size=20),
+    st.sampled_from(
+        ["the cat sat. ", " ", "\n\n", "a", "ab", "今天天气", "e\u0301", "naïve ", "x" * 99, "y" * 101, "👩‍🚀"]
+    ),
+)
+LONG_TEXTS = st.lists(st.tuples(FRAGMENTS, st.integers(1, 400)), min_size=1, max_size=12).map(
+    lambda parts: "".join(fragment * times for fragment, times in parts)
+)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@given(long=LONG_TEXTS, max_tokens=st.integers(3, 40))
+@settings(max_examples=60, deadline=None)
+def test_a_long_text_has_the_tokens_it_has_when_all_of_it_is_looked_at(kind: str, long: str, max_tokens: int) -> None:
+    def tokenizer() -> Tokenizer:
+        return Tokenizer.from_str(KINDS[kind].to_str())
+
+    cutting = TextInput(TextOptions(max_tokens=max_tokens), Signature((IDS, MASK), STATES), tokenizer(), 10)
+    whole = tokenizer()
+    whole.enable_truncation(max_tokens)
+    (row,) = cutting.prepare(long).feeds[0]["input_ids"].tolist()
+    assert row[: cutting.prepare(long).tokens] == whole.encode(long).ids
+
+    whole.no_truncation()
+    options = TextOptions(max_tokens=max_tokens, truncate=False)
+    refusing = TextInput(options, Signature((IDS, MASK), STATES), tokenizer(), 10)
+    with contextlib.nullcontext() if len(whole.encode(long).ids) <= max_tokens else pytest.raises(PayloadTooLarge):
+        refusing.prepare(long)
+
+
+def test_a_book_costs_what_its_first_pages_do(package: Path) -> None:
+    class Counting:
+        def __init__(self, tokenizer: Tokenizer) -> None:
+            self.tokenizer, self.characters = tokenizer, 0
+
+        def encode(self, text: str) -> Encoding:
+            self.characters += len(text)
+            return self.tokenizer.encode(text)
+
+    for truncate in (True, False):
+        made = text(package, max_tokens=100, truncate=truncate)
+        made._tokenizer = counting = Counting(made._tokenizer)  # type: ignore[assignment]
+        with contextlib.nullcontext() if truncate else pytest.raises(PayloadTooLarge, match="more than 100 tokens"):
+            assert made.prepare("the cat sat " * 80_000).tokens == 100
+        assert counting.characters < 5000
 
 
 def test_more_text_than_can_be_tokenized_in_time_is_refused(package: Path) -> None:
