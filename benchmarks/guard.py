@@ -126,7 +126,7 @@ class Running:
         meter = measure.Meter(self.tag)
         command = load.python_closed_command(self.port, requests, CONNECTIONS, seconds)
         answer = load.finish(load.start(command), seconds)
-        spent, others = meter.read()
+        spent, _, others = meter.read()
         if answer["errors"] or not answer["requests"]:
             raise RuntimeError(f"Not every request was answered: {answer}")
         return spent / answer["requests"] * 1e6, others

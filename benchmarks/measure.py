@@ -53,16 +53,16 @@ class Meter:
         self._servers, self._children = cpu_seconds(tagged(self.tag)), _children_seconds()
         self._machine, self._started = machine_busy_seconds(), time.perf_counter()
 
-    def read(self) -> tuple[float, float]:
-        """Since the meter was made: seconds of the server, and how many cores others took.
+    def read(self) -> tuple[float, float, float]:
+        """Since the meter was made: seconds of the server and of the generators, and how many cores others took.
 
         Of a process that has ended meanwhile nothing is known; one that has begun counts whole.
         """
         elapsed = time.perf_counter() - self._started
         machine = machine_busy_seconds() - self._machine
         server = sum(seconds - self._servers.get(pid, 0.0) for pid, seconds in cpu_seconds(tagged(self.tag)).items())
-        others = machine - server - (_children_seconds() - self._children)
-        return server, max(0.0, others / elapsed)
+        generators = _children_seconds() - self._children
+        return server, generators, max(0.0, (machine - server - generators) / elapsed)
 
 
 def _children_seconds() -> float:

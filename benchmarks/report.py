@@ -65,6 +65,7 @@ def _heading(cell: dict[str, Any]) -> str:
 COLUMNS: dict[str, Callable[[dict[str, Any]], str]] = {
     "requests/s": lambda medians: number(medians["requests_per_second"]),
     "CPU s/1000": lambda medians: number(medians.get("cpu_seconds_per_1000")),
+    "client": lambda medians: number(medians.get("generator_seconds_per_1000")),
     "p50 ms": lambda medians: number(medians["p50_ms"]),
     "p99 ms": lambda medians: number(medians["p99_ms"]),
     "p99.9 ms": lambda medians: number(medians["p999_ms"]),

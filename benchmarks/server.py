@@ -224,10 +224,11 @@ class Server:
             command = load.closed_command(self._port, path, cell.level, seconds)
         meter = measure.Meter(self._tag)
         answer = self._run(command, seconds)
-        spent, others = meter.read()
+        spent, generator, others = meter.read()
         answer["errors"] += answer.get("refused", 0)  # none of these loads is more than a server should take
         answer["cpu_seconds"] = spent
         answer["cpu_seconds_per_1000"] = spent * 1000 / answer["requests"] if answer["requests"] else None
+        answer["generator_seconds_per_1000"] = generator * 1000 / answer["requests"] if answer["requests"] else None
         answer["cores_taken_by_others"] = others
         return answer
 

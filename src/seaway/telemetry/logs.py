@@ -13,7 +13,8 @@ import logging.handlers
 import math
 import sys
 import threading
-from collections.abc import Mapping, MutableMapping
+import time
+from collections.abc import Callable, Mapping, MutableMapping
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -25,6 +26,8 @@ Event = MutableMapping[str, Any]
 
 _LONGEST_VALUE = 8_192
 _LONGEST_TRACEBACK = 32_768
+_SPARED = ("warning", "error", "exception")
+_MAX_KINDS = 1000
 _FIRST = ("ts", "level", "event", "role")
 # Libraries that would write a line for each request, or a dozen at each start, of what our own lines say.
 _QUIET = ("uvicorn.access", "uvicorn.error", "alembic", "httpx", "httpcore")
@@ -52,6 +55,7 @@ def configure(
     as_text = format == "text" or (format == "auto" and stream.isatty())
     structlog.configure(
         processors=[
+            Sparing(),
             structlog.stdlib.PositionalArgumentsFormatter(),
             structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
         ],
@@ -78,6 +82,39 @@ def configure(
     logging.captureWarnings(capture=True)
     sys.excepthook = _log_the_last_words
     threading.excepthook = _log_a_thread_s_last_words
+
+
+class Sparing:
+    """A processor that lets through so many warnings and errors a second of each kind, and says how many it didn't.
+
+    What is logged for each refused request must not become the load: a kind is an event with its `code`. The first
+    line of a later second has `unlogged`, the number of lines that were left out since the last one.
+    """
+
+    def __init__(self, per_second: int = 20, clock: Callable[[], float] = time.monotonic) -> None:
+        self._per_second = per_second
+        self._clock = clock
+        self._seen: dict[tuple[Any, Any], list[int]] = {}
+        """By kind: the second that is counted, lines in it, and lines left out so far."""
+        self._lock = threading.Lock()
+
+    def __call__(self, logger: Any, method: str, event: Event) -> Event:
+        if method not in _SPARED:
+            return event
+        second = int(self._clock())
+        with self._lock:
+            if len(self._seen) > _MAX_KINDS:
+                self._seen.clear()
+            seen = self._seen.setdefault((event.get("event"), event.get("code")), [second, 0, 0])
+            if seen[0] != second:
+                seen[0], seen[1] = second, 0
+            seen[1] += 1
+            if seen[1] > self._per_second:
+                seen[2] += 1
+                raise structlog.DropEvent
+            if seen[2]:
+                event["unlogged"], seen[2] = seen[2], 0
+        return event
 
 
 class _SharedFile(logging.handlers.WatchedFileHandler):

@@ -258,3 +258,42 @@ def test_the_last_words_of_a_process_are_one_line() -> None:
 def test_the_last_words_of_a_thread_are_one_line() -> None:
     [line] = run("def f(): raise RuntimeError('gone')\nt = threading.Thread(target=f, name='io'); t.start(); t.join()")
     assert (line["event"], line["thread"]) == ("thread.crashed", "io")
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def passed(sparing: logs.Sparing, method: str, **event: Any) -> dict[str, Any] | None:
+    try:
+        return dict(sparing(None, method, event))
+    except structlog.DropEvent:
+        return None
+
+
+def test_of_each_kind_of_warning_so_many_a_second_are_logged_and_the_others_counted() -> None:
+    clock = Clock()
+    sparing = logs.Sparing(3, clock)
+    refused = {"event": "request.refused", "code": "Unavailable"}
+
+    assert [passed(sparing, "warning", **refused) is not None for _ in range(10)] == [True] * 3 + [False] * 7
+    assert passed(sparing, "warning", **refused | {"code": "DeadlineExceeded"}) is not None, "another kind"
+    clock.now += 1
+    assert passed(sparing, "warning", **refused) == refused | {"unlogged": 7}
+    assert passed(sparing, "warning", **refused) == refused
+
+
+def test_what_is_no_warning_is_logged_as_often_as_it_is_said() -> None:
+    sparing = logs.Sparing(1, Clock())
+    assert all(passed(sparing, method, event="request.finished") for method in ("debug", "info") for _ in range(50))
+
+
+def test_a_flood_of_warnings_ends_in_few_lines() -> None:
+    output = Output()
+    log = structlog.get_logger()
+    for number in range(5000):
+        log.warning("request.refused", code="Unavailable", number=number)
+    assert 20 <= len(output.lines) <= 20 * 30, "twenty a second, however slow this machine is"
