@@ -179,6 +179,11 @@ def test_processes_share_their_weights_and_so_do_those_that_replace_them(server:
     assert all(sharers(server, "wide").values())
     assert [answer(server, "wide", [1.0] * 1024) for _ in range(8)] == [expected] * 8
 
+    crashed = next(iter(sharers(server, "wide")))
+    os.kill(crashed, signal.SIGSEGV)
+    wait_until(lambda: frozenset() in sharers(server, "wide").values(), 30, server.stderr)
+    assert [answer(server, "wide", [1.0] * 1024) for _ in range(8)] == [expected] * 8
+
     server.deploy("wide", placement="worker", engines=1, processes=1)
     wait_until(lambda: not list((run_directory(server) / "weights").glob(f"{revision['id']}*")), 20)
     assert answer(server, "wide", [1.0] * 1024) == pytest.approx(expected, rel=1e-5)

@@ -7,9 +7,10 @@ this process, is made good by the next one.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import os
-import shutil
+import signal
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -27,7 +28,7 @@ from seaway.rollouts.gateways import GatewayHub
 from seaway.rollouts.placement import Placements, cores_for
 from seaway.rollouts.plan import Goal, Health, Phase, Plan, Target, plan
 from seaway.rollouts.workers import Death, Worker, WorkerFleet
-from seaway.serving import process
+from seaway.serving import process, weight_files
 from seaway.serving.isolation import ACTIVITY_PAGE, ActivityPage
 from seaway.telemetry.batches import BatchCounters, added
 from seaway.telemetry.logs import rotate
@@ -47,6 +48,7 @@ log = structlog.get_logger()
 
 _PASS_SECONDS = 1.0
 _FAST_DEATH_SECONDS = 1.0
+_CRASHES = {signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGILL, signal.SIGFPE}
 _SETTLED = {"ready", "failed", "superseded", "undeployed"}
 
 
@@ -157,14 +159,7 @@ class Controller:
                     await self._placements.recall(revision, await self._version(desired.model, arm.version))
         self._wishes = wishes
         self._placements.forget_all_but(self._wanted())
-        await asyncio.to_thread(self._remove_weights, {str(revision.id) for revision in self._wanted()})
-
-    def _remove_weights(self, wanted: set[str]) -> None:
-        """Of revisions that nobody wants any more; processes that still have them mapped keep them."""
-        for path in self._weights.glob("*"):
-            if path.stem not in wanted:
-                shutil.rmtree(path, ignore_errors=True)
-                path.unlink(missing_ok=True)
+        await asyncio.to_thread(weight_files.remove_all_but, self._weights, {one.id for one in self._wanted()})
 
     def _wanted(self) -> list[DeploymentRevision]:
         return [one for wish in self._wishes.values() for one in (wish.desired, wish.fallback) if one is not None]
@@ -368,6 +363,10 @@ class Controller:
         reason = worker.reason or death.sentence
         self._health[revision] = Health(before.bad_deaths + 1 if young else 0, now, reason)
         spent.restarts += 1
+        if worker.config.weights is not None and -death.status in _CRASHES:
+            # Were the shared weights to blame, each replacement would die of them.
+            with contextlib.suppress(OSError):
+                weight_files.keep_apart(worker.config.weights)
         log.warning(
             "worker.died", worker=worker.config.worker_id, model=worker.config.model, status=death.status, reason=reason
         )

@@ -143,7 +143,10 @@ class PreparedModels(Protocol):
     """Keeps models as they are made ready for this machine, in files whose weights processes map and so share."""
 
     def prepare(self, package: Path, spec: PackageSpec, directory: Path) -> None:
-        """Write the model of `package` into `directory`, which is empty. Raises InvalidPackage."""
+        """Write the model of `package` into `directory`, which is empty.
+
+        Raises InvalidPackage, or Unavailable where there is nothing to share or it can't be written.
+        """
         ...
 
     def load(self, directory: Path, *, threads: int) -> DeviceSession:

@@ -11,11 +11,13 @@ from pathlib import Path
 
 import onnxruntime as ort
 
+from seaway.errors import Unavailable
 from seaway.packages import PackageSpec
 from seaway.runtimes.onnx import OnnxSession, open_session, read_signature, session_options
+from seaway.runtimes.onnx_layout import align_weights
 
 _GRAPH, _WEIGHTS = "model.onnx", "weights.bin"
-_MIN_BYTES = 1024
+_MIN_BYTES = 1 << 16
 """Smaller tensors stay in the graph."""
 
 
@@ -23,7 +25,7 @@ class PreparedOnnx:
     """Writes and loads them. On the CPU only."""
 
     def prepare(self, package: Path, spec: PackageSpec, directory: Path) -> None:
-        """Write the model of `package` into `directory`, which is empty. Raises InvalidPackage."""
+        """Write the model of `package` into `directory`, which is empty. Raises InvalidPackage, Unavailable."""
         options = session_options(1)
         options.optimized_model_filepath = str(directory / _GRAPH)
         for key, value in (
@@ -33,6 +35,13 @@ class PreparedOnnx:
         ):
             options.add_session_config_entry(f"session.{key}", value)
         open_session(package, spec.model or "", options)
+        weights = directory / _WEIGHTS
+        if not weights.exists() or weights.stat().st_size == 0:
+            raise Unavailable(f"It has no tensor of {_MIN_BYTES} bytes.")
+        try:
+            align_weights(directory / _GRAPH, weights)
+        except (ValueError, OSError) as error:
+            raise Unavailable(f"What ONNX Runtime has written could not be aligned: {error}") from error
 
     def load(self, directory: Path, *, threads: int) -> OnnxSession:
         """The session that `package` itself would give. Raises InvalidPackage."""

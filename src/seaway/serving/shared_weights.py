@@ -1,34 +1,36 @@
 """Weights that the processes of one version share: all map the same file, so memory and caches hold them once (ADR 10).
 
 The first process writes the model as it was made ready for this machine, and goes over to what it has written if that
-gives the same answers; the others wait for it and load that.
+gives the same answers; the others wait for it and load that. Whatever goes wrong, processes have weights of their own.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 import structlog
 
-from seaway.errors import SeawayError
+from seaway.errors import SeawayError, Unavailable
 from seaway.runtimes import prepared
 from seaway.runtimes.base import Array, PreparedModels
 from seaway.serving.predictor import Predictor
+from seaway.serving.weight_files import LOCK, NEW, keep_apart
 
 log = structlog.get_logger()
 
 MIN_SHARED_BYTES = 4 << 20
 """Of a package; smaller ones fit into the caches of each core, and their weights are nothing beside a process."""
+_ROWS = (1, 2, 3, 17)
+"""Of the inputs that are compared: kernels have other code for one row, for few, and for what is left over."""
+
+OpenFrom = Callable[[Path | None], Predictor]
 
 
-def open_sharing(
-    open_from: Callable[[Path | None], Predictor], package: Path, directory: Path, plain: Predictor | None = None
-) -> Predictor:
+def open_sharing(open_from: OpenFrom, package: Path, directory: Path, plain: Predictor | None = None) -> Predictor:
     """A predictor of `package` whose weights are shared through `directory`, or, where that can't be, of its own.
 
     `open_from` opens and warms up what is in a directory, or with None the package itself; `plain` is that, where it
@@ -37,56 +39,74 @@ def open_sharing(
     size = sum(path.stat().st_size for path in package.rglob("*") if path.is_file())
     if size < MIN_SHARED_BYTES:
         return plain or open_from(None)
-    directory.parent.mkdir(mode=0o700, exist_ok=True)
-    with _locked(directory.with_suffix(".lock")):
-        if not directory.exists():
+    try:
+        directory.parent.mkdir(mode=0o700, exist_ok=True)
+        with _locked(directory.with_suffix(LOCK)):
+            if directory.exists():
+                if any(directory.iterdir()):
+                    return open_from(directory)
+                return plain or open_from(None)
             plain = plain or open_from(None)
             writer = prepared(plain.spec.runtime or "")
-            if writer is None:
-                return plain
-            shared, reason = _prepare(open_from, plain, writer, package, directory)
-            if shared is not None:
-                log.info("worker.weights_shared", bytes=size)
-                return shared
-            log.warning("worker.weights_not_shared", reason=reason)
-            directory.mkdir()  # empty: the next process needn't try
-        elif any(directory.iterdir()):
-            return open_from(directory)
+            return plain if writer is None else _prepare(open_from, plain, writer, package, directory)
+    except (SeawayError, OSError) as error:
+        log.warning("worker.weights_not_shared", reason=str(error))
         return plain or open_from(None)
 
 
 def _prepare(
-    open_from: Callable[[Path | None], Predictor],
-    plain: Predictor,
-    writer: PreparedModels,
-    package: Path,
-    directory: Path,
-) -> tuple[Predictor | None, str]:
-    """Fill `directory`; the predictor opened from it, or None and the reason."""
-    fresh = directory.with_suffix(".new")
-    shutil.rmtree(fresh, ignore_errors=True)  # of a process that died at this
+    open_from: OpenFrom, plain: Predictor, writer: PreparedModels, package: Path, directory: Path
+) -> Predictor:
+    """Fill `directory` and open it; where that fails, note so for the next process. Raises OSError."""
+    fresh = directory.with_suffix(NEW)
+    if fresh.exists():
+        # A process died at this. It may have been for another reason, but the next one should live.
+        keep_apart(directory)
+        log.warning("worker.weights_not_shared", reason="A process died while it tried.")
+        return plain
+    fresh.mkdir(mode=0o700)
     try:
-        fresh.mkdir(mode=0o700)
         writer.prepare(package, plain.spec, fresh)
         shared = open_from(fresh)
-        if not _same_answers(plain, shared):
-            return None, "It answers differently when its weights are shared."
-        fresh.rename(directory)
-    except (SeawayError, OSError) as error:
-        return None, str(error)
-    else:
-        return shared, ""
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
+        if differing := _difference(plain, shared):
+            raise Unavailable(differing)
+    except SeawayError as error:
+        keep_apart(directory)
+        log.info("worker.weights_not_shared", reason=str(error))
+        return plain
+    n_bytes = sum(path.stat().st_size for path in fresh.iterdir())
+    fresh.rename(directory)
+    log.info("worker.weights_shared", bytes=n_bytes)
+    return shared
 
 
-def _same_answers(one: Predictor, other: Predictor) -> bool:
-    """Whether both have the same signature, and the same outputs for a sample, to the last bit."""
+def _difference(one: Predictor, other: Predictor) -> str:
+    """What tells two predictors apart, in a sentence: signatures, or any bit of an answer; empty when nothing does."""
     if one.signature != other.signature:
-        return False
-    sample = one.payload(one.sample())
-    (first,), (second,) = (each.run([each.prepare(sample)]) for each in (one, other))
-    return all(_same(a, b) for run, run2 in zip(first, second, strict=True) for a, b in zip(run, run2, strict=True))
+        return "The signature is another when weights are shared."
+    names = [spec.name for spec in one.signature.outputs]
+    for feeds in _inputs(one):
+        try:
+            expected = one.session.run(feeds, names, None)
+        except SeawayError:
+            continue  # an input it has no use for
+        if not all(map(_same, expected, other.session.run(feeds, names, None))):
+            return "The answers are others when weights are shared."
+    return ""
+
+
+def _inputs(predictor: Predictor) -> Iterator[Mapping[str, Array]]:
+    """A sample that it answers, as it is and with random numbers, in batches of several sizes where there are any."""
+    (sample, *_) = predictor.prepare(predictor.payload(predictor.sample())).samples.feeds
+    chance = np.random.default_rng(0)
+    grows = all(spec.shape[:1] == (-1,) for spec in predictor.signature.inputs)
+    for rows in _ROWS if grows else (1,):
+        several = {name: np.repeat(array[:1], rows, axis=0) if grows else array for name, array in sample.items()}
+        yield several
+        yield {
+            name: chance.standard_normal(array.shape).astype(array.dtype) if array.dtype.kind == "f" else array
+            for name, array in several.items()
+        }
 
 
 def _same(one: Array, other: Array) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -200,13 +201,34 @@ def test_small_models_are_not_worth_a_file(tmp_path: Path) -> None:
     assert not (tmp_path / "weights").exists()
 
 
-def test_what_a_dead_process_left_half_written_is_written_anew(tmp_path: Path) -> None:
+def test_after_a_process_has_died_at_it_the_next_keeps_weights_of_its_own(tmp_path: Path) -> None:
     opener = Opener(package(tmp_path / "package", two_layers()))
     half = tmp_path / "weights" / "1.new"
     half.mkdir(parents=True)
     (half / "model.onnx").write_bytes(b"half")
-    shared = open_sharing(opener, opener.package, tmp_path / "weights" / "1")
-    np.testing.assert_array_equal(outputs(opener(None))[0], outputs(shared)[0])
+    plain = opener(None)
+    for _ in range(2):
+        assert open_sharing(opener, opener.package, tmp_path / "weights" / "1", plain) is plain
+    assert list((tmp_path / "weights" / "1").iterdir()) == []
+    assert not half.exists()
+
+
+@pytest.mark.parametrize("damage", ["weights.bin", "model.onnx"])
+def test_where_the_files_are_damaged_a_process_has_weights_of_its_own(tmp_path: Path, damage: str) -> None:
+    opener = Opener(package(tmp_path / "package", two_layers()))
+    directory = tmp_path / "weights" / "1"
+    first = open_sharing(opener, opener.package, directory)
+    (directory / damage).unlink()
+    opener.opened.clear()
+    np.testing.assert_array_equal(outputs(open_sharing(opener, opener.package, directory))[0], outputs(first)[0])
+    assert opener.opened == [directory, None]
+
+
+def test_where_no_file_can_be_made_a_process_has_weights_of_its_own(tmp_path: Path) -> None:
+    opener = Opener(package(tmp_path / "package", two_layers()))
+    (tmp_path / "weights").write_bytes(b"a file where the directory should be")
+    open_sharing(opener, opener.package, tmp_path / "weights" / "1")
+    assert opener.opened == [None]
 
 
 def test_what_cannot_be_written_is_not_shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -218,3 +240,76 @@ def test_what_cannot_be_written_is_not_shared(tmp_path: Path, monkeypatch: pytes
     plain = opener(None)
     assert open_sharing(opener, opener.package, tmp_path / "weights" / "1", plain) is plain
     assert list((tmp_path / "weights" / "1").iterdir()) == []
+
+
+def test_other_answers_for_any_input_that_is_tried_are_noticed(tmp_path: Path) -> None:
+    """One row of zeros, which is what is made up for this model, would be multiplied to zeros by any weights."""
+    right, wrong = (package(tmp_path / str(number), graphs.linear(WIDE * number)) for number in (1, 2))
+
+    def open_from(prepared_in: Path | None) -> Predictor:
+        return Opener(right if prepared_in is None else wrong)(None)
+
+    plain = open_from(None)
+    assert open_sharing(open_from, right, tmp_path / "weights" / "1", plain) is plain
+
+
+def odd_sizes(rows: int, columns: int) -> bytes:
+    """Sizes that are no multiple of anything a kernel likes."""
+    return graphs.model(
+        [("MatMul", ["x", "a"], ["h"], {}), ("Relu", ["h"], ["r"], {}), ("Gemm", ["r", "b", "c"], ["y"], {})],
+        [("x", graphs.FLOAT, ["n", 1024])],
+        [("y", graphs.FLOAT, ["n", columns])],
+        {
+            "a": CHANCE.standard_normal((1024, rows), np.float32), "c": CHANCE.standard_normal(columns, np.float32),
+            "b": CHANCE.standard_normal((rows, columns), np.float32),
+        },
+    )  # fmt: skip
+
+
+def odd_bits() -> bytes:
+    """4-bit weights whose kernel rounds addresses up, so that it would silently read beside them."""
+    nodes, weights = [], {}
+    for layer in range(12):
+        names = [f"{kind}{layer}" for kind in ("b", "s", "z")]
+        weights[names[0]] = CHANCE.integers(0, 255, (1001, 32, 16)).astype(np.uint8)
+        weights[names[1]] = CHANCE.random((1001, 32)).astype(np.float32) / 100
+        weights[names[2]] = CHANCE.integers(0, 255, (1001, 16)).astype(np.uint8)
+        attributes = {"K": 1024, "N": 1001, "bits": 4, "block_size": 32, "accuracy_level": 4}
+        nodes.append(("MatMulNBits", ["x", *names], [f"y{layer}"], attributes | {"domain": "com.microsoft"}))
+    nodes.append(("Sum", [f"y{layer}" for layer in range(12)], ["y"], {}))
+    return graphs.model(nodes, [("x", graphs.FLOAT, ["n", 1024])], [("y", graphs.FLOAT, ["n", 1001])], weights)
+
+
+def gated() -> bytes:
+    """GRU: a layout of several buffers."""
+    weights = {
+        "w": CHANCE.standard_normal((1, 999, 1100), np.float32) / 30,
+        "r": CHANCE.standard_normal((1, 999, 333), np.float32) / 30,
+        "b": CHANCE.standard_normal((1, 1998), np.float32) / 30,
+    }
+    return graphs.model(
+        [("GRU", ["x", "w", "r", "b"], ["", "y"], {"hidden_size": 333})],
+        [("x", graphs.FLOAT, [3, "n", 1100])],
+        [("y", graphs.FLOAT, [1, "n", 333])],
+        weights,
+    )
+
+
+ODD = [functools.partial(odd_sizes, *size) for size in ((1100, 17), (1500, 101), (1111, 333))] + [odd_bits, gated]
+
+
+@pytest.mark.parametrize("graph", ODD, ids=["17 outputs", "101", "333", "4 bits", "several buffers"])
+def test_weights_of_odd_sizes_are_where_kernels_can_read_them(graph: Callable[[], bytes], tmp_path: Path) -> None:
+    """ONNX Runtime itself writes them anywhere, and then dies of them or answers wrongly."""
+    opener = Opener(package(tmp_path / "package", graph()))
+    plain = opener(None)
+    assert open_sharing(opener, opener.package, tmp_path / "weights" / "1", plain) is not plain
+
+    shared = open_sharing(opener, opener.package, tmp_path / "weights" / "1")
+
+    for rows in (1, 2, 5, 16, 33):
+        feeds = {
+            spec.name: CHANCE.standard_normal([rows if size == -1 else size for size in spec.shape], np.float32)
+            for spec in plain.signature.inputs
+        }
+        np.testing.assert_array_equal(*(one.session.run(feeds, ["y"], None)[0] for one in (plain, shared)))

@@ -1,0 +1,155 @@
+"""Moves the weights that ONNX Runtime has written beside a graph to addresses that its kernels can read.
+
+ONNX Runtime 1.31 writes pre-packed weights of less than a megabyte wherever the last one ended, and maps them from
+there. Kernels take what they have packed to be aligned to 64 bytes: in the mapped file SGEMM then dies of an aligned
+load, and MatMulNBits reads from beside its weights. Here each of them gets a page of its own.
+
+Where a tensor's bytes are is said in `TensorProto.external_data`, as text: `offset` and `length`, and for each layout
+`prepacked_N`, "key|offset;length;checksum|offset;length;checksum..." with a part for each buffer of the kernel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+_PAGE = 4096
+_LINE = 64
+_COPY_BYTES = 1 << 24
+
+# Fields by message, from onnx.proto: number -> the message that it holds.
+_MODEL, _GRAPH, _NODE, _ATTRIBUTE, _FUNCTION, _TENSOR, _ENTRY = (
+    "model", "graph", "node", "attribute", "function", "tensor", "entry",
+)  # fmt: skip
+_INSIDE = {
+    _MODEL: {7: _GRAPH, 25: _FUNCTION},
+    _GRAPH: {1: _NODE, 5: _TENSOR},
+    _NODE: {5: _ATTRIBUTE},
+    _ATTRIBUTE: {6: _GRAPH, 11: _GRAPH},
+    _FUNCTION: {7: _NODE},
+    _TENSOR: {13: _ENTRY},
+}
+_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+_KEY, _VALUE = 1, 2
+
+
+def align_weights(graph: Path, weights: Path) -> None:
+    """Rewrite both files, so that every buffer in `weights` begins at a page, small ones at a cache line.
+
+    Raises ValueError for a graph that is not as ONNX Runtime writes it.
+    """
+    moves: dict[tuple[int, int], int] = {}
+    end = 0
+
+    def place(offset: int, length: int) -> int:
+        nonlocal end
+        if (offset, length) not in moves:
+            unit = _PAGE if length >= _PAGE else _LINE
+            moves[offset, length] = -(-end // unit) * unit
+            end = moves[offset, length] + length
+        return moves[offset, length]
+
+    rewritten = _rewrite(memoryview(graph.read_bytes()), _MODEL, place)
+    moved = weights.with_suffix(".moved")
+    with weights.open("rb") as source, moved.open("wb") as target:
+        for (offset, length), to in moves.items():
+            source.seek(offset)
+            target.seek(to)
+            for begin in range(0, length, _COPY_BYTES):
+                piece = source.read(min(_COPY_BYTES, length - begin))
+                if not piece:
+                    raise ValueError(f"{weights.name} ends before byte {offset + length}.")
+                target.write(piece)
+        # The last one may be shorter than what a kernel reads at once.
+        target.truncate(-(-end // _PAGE) * _PAGE)
+    moved.replace(weights)
+    graph.write_bytes(rewritten)
+
+
+def _rewrite(message: memoryview, kind: str, place: Callable[[int, int], int]) -> bytes:
+    """A message with its buffers where `place` puts them."""
+    inside = _INSIDE[kind]
+    parts: list[bytes | memoryview] = []
+    entries: dict[str, str] = {}
+    kept = 0
+    for number, wire, start, begin, stop in _fields(message):
+        if wire != _BYTES or number not in inside:
+            continue
+        parts.append(message[kept:start])
+        kept = stop
+        if inside[number] == _ENTRY:
+            key, value = _texts(message[begin:stop])
+            entries[key] = value
+        else:
+            parts += _field(number, _rewrite(message[begin:stop], inside[number], place))
+    parts.append(message[kept:])
+    for key, value in _moved(entries, place).items():
+        parts += _field(13, b"".join([*_field(_KEY, key.encode()), *_field(_VALUE, value.encode())]))
+    return b"".join(parts)
+
+
+def _moved(entries: dict[str, str], place: Callable[[int, int], int]) -> dict[str, str]:
+    """What a tensor says of its buffers, with their new offsets."""
+    if "offset" not in entries:
+        return entries
+    found = entries | {"offset": str(place(int(entries["offset"]), int(entries["length"])))}
+    for key, value in entries.items():
+        if key.startswith("prepacked"):
+            name, *buffers = value.split("|")
+            for number, buffer in enumerate(buffers):
+                offset, length, *rest = buffer.split(";")
+                buffers[number] = ";".join([str(place(int(offset), int(length))), length, *rest])
+            found[key] = "|".join([name, *buffers])
+    return found
+
+
+def _fields(message: memoryview) -> Iterator[tuple[int, int, int, int, int]]:
+    """Number, wire type, and where the field begins, its value begins and both end."""
+    at = 0
+    while at < len(message):
+        start = at
+        key, begin = _varint(message, at)
+        wire = key & 7
+        if wire == _BYTES:
+            length, begin = _varint(message, begin)
+            at = begin + length
+        elif wire == _VARINT:
+            _, at = _varint(message, begin)
+        elif wire in {_FIXED32, _FIXED64}:
+            at = begin + (4 if wire == _FIXED32 else 8)
+        else:
+            raise ValueError(f"Byte {start} of a message is no field.")
+        if at > len(message):
+            raise ValueError(f"The field at byte {start} of a message is cut off.")
+        yield key >> 3, wire, start, begin, at
+
+
+def _varint(message: memoryview, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        if at >= len(message):
+            raise ValueError("A number of a message has no end.")
+        byte = message[at]
+        value |= (byte & 0x7F) << shift
+        at, shift = at + 1, shift + 7
+        if byte < 0x80:
+            return value, at
+
+
+def _field(number: int, value: bytes) -> list[bytes]:
+    return [_number(number << 3 | _BYTES), _number(len(value)), value]
+
+
+def _number(value: int) -> bytes:
+    found = bytearray()
+    while value >= 0x80:
+        found.append(value & 0x7F | 0x80)
+        value >>= 7
+    found.append(value)
+    return bytes(found)
+
+
+def _texts(entry: memoryview) -> tuple[str, str]:
+    """Key and value of a StringStringEntryProto."""
+    found = {number: str(entry[begin:stop], "utf-8") for number, _, _, begin, stop in _fields(entry)}
+    return found.get(_KEY, ""), found.get(_VALUE, "")

@@ -1,0 +1,29 @@
+"""Where processes of a revision look for the weights that they share: a directory each, in the run directory.
+
+`<revision>/` holds them; empty, it says that processes are to have weights of their own. `<revision>.new` is being
+written, by whoever holds the lock on `<revision>.lock`.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Collection
+from pathlib import Path
+
+NEW, LOCK = ".new", ".lock"
+
+
+def keep_apart(directory: Path) -> None:
+    """Have processes that start from now on use weights of their own. Raises OSError."""
+    for path in (directory, directory.with_suffix(NEW)):
+        shutil.rmtree(path, ignore_errors=True)
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
+def remove_all_but(root: Path, revisions: Collection[int]) -> None:
+    """Of revisions that nobody wants any more; processes that still map their weights keep them."""
+    wanted = {str(revision) for revision in revisions}
+    for path in root.glob("*"):
+        if path.stem not in wanted:
+            shutil.rmtree(path, ignore_errors=True)
+            path.unlink(missing_ok=True)
