@@ -68,6 +68,8 @@ class Calibration:
     """False where a sample may be of any size (a picture, a sequence), so that one sample doesn't stand for all."""
     model_bytes: int = 0
     """Size of the version's files."""
+    shares_weights: bool = False
+    """True where its processes were found to be able to share their weights."""
     value_sized_operators: tuple[str, ...] = ()
     """Operators whose output may be of any size (Range, Tile), as the values of an input say."""
     curve: tuple[tuple[int, int, float, int], ...] = ()

@@ -28,7 +28,7 @@ log = structlog.get_logger()
 
 _TICK_SECONDS = 0.05
 _IDLE_TICKS = 40
-_FAST_NS = 4_000_000
+_FAST_NS = 10_000_000
 _TURN_NS = 3_000_000
 """How long a turn of a solo lane is."""
 _TURN_REQUESTS = 8

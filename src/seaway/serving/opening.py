@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import structlog
@@ -40,13 +41,18 @@ def open_version(
     found = calibration.measure(
         predictor, config.package, load_seconds=load_seconds, machine=config.calibrate.machine
     )  # fmt: skip
+    order = config.calibrate
     if config.batching is not None:
         found = batch_start.calibrate(predictor, config.package, found, config.batching)
-    choice = calibration.choose(found, cores=config.calibrate.cores, asked=config.calibrate.asked)
+    elif config.weights is not None:
+        # Sharing decides with how many processes there are to be, and only several share.
+        hoped = calibration.choose(replace(found, shares_weights=True), cores=order.cores, asked=order.asked)
+        if hoped.processes > 1:
+            plain, predictor = predictor, open_sharing(open_from, config.package, config.weights, predictor)
+            found = replace(found, shares_weights=predictor is not plain)
+    choice = calibration.choose(found, cores=order.cores, asked=order.asked)
     log.info("worker.calibrated", placement=choice.placement, engines=choice.engines, why=choice.why)
     measured(found, choice)
-    if config.weights is not None and choice.processes > 1:
-        predictor = open_sharing(open_from, config.package, config.weights, predictor)
     return predictor, found.curve
 
 

@@ -43,6 +43,9 @@ Asked = ServingSettings
         (replace(TINY, value_sized_operators=("Range",)), Asked(), 4, ("worker", 4, 4)),
         (replace(TINY, fixed_size=False, model_bytes=90_000_000), Asked(), 4, ("worker", 1, 4)),
         (TEXT, Asked(), 4, ("worker", 1, 4)),
+        (replace(TEXT, shares_weights=True, run_ns=9_999_999), Asked(), 4, ("worker", 4, 4)),
+        (replace(TEXT, shares_weights=True, run_ns=10_000_000), Asked(), 4, ("worker", 1, 4)),
+        (replace(SMALL, shares_weights=True, fixed_size=False, model_bytes=90_000_000), Asked(), 4, ("worker", 4, 4)),
         # what is asked for wins
         (TINY, Asked(placement="worker"), 4, ("worker", 4, 4)),
         (TINY, Asked(placement="inline"), 4, ("inline", 1, 1)),

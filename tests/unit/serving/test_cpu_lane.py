@@ -53,7 +53,7 @@ class Harness:
     """A lane with everything that it has said."""
 
     def __init__(self, *, engines: int = 2, slow: bool = True, max_queue_size: int = 100) -> None:
-        self.predictor = Predictor(0.005 if slow else 0.0)
+        self.predictor = Predictor(0.012 if slow else 0.0)
         self.ends: dict[Any, list[Any]] = {}
         self.runs: dict[int, Any] = {}
         self.bound: set[int] = set()
