@@ -93,6 +93,24 @@ def test_a_head_alone_takes_no_memory_whatever_it_announces(server: SeawayServer
         assert private_mib() - before < 100
 
 
+@pytest.mark.parametrize("products", [1, 8], ids=["fast enough for the main thread", "slow"])
+def test_who_stays_need_not_wait_for_the_many_who_gave_up(server: SeawayServer, tmp_path: Path, products: int) -> None:
+    model = f"waited-for-{products}"
+    server.register(model, write_package(tmp_path / "model", slow_model(products)))
+    server.deploy(model, placement="worker", engines=1, processes=1)
+    one = predict(model, [1.0])
+    with ExitStack() as stack:
+        leavers = [stack.enter_context(connect(server)) for _ in range(100)]
+        for client in leavers:
+            client.send(one)
+        for client in leavers:
+            client.half_close()
+        server.http.get("/v2/health/live").raise_for_status()
+        server.http.post(f"/predict/{model}", json={"inputs": [1.0]}).raise_for_status()
+        (stats,) = server.http.get(f"/v2/models/{model}/stats").json()["model_stats"]
+    assert stats["inference_count"] < 50
+
+
 def test_resets_of_clients_with_pipelined_requests_are_no_errors_of_the_server(server: SeawayServer) -> None:
     for _ in range(10):
         client = connect(server)

@@ -411,6 +411,13 @@ class LaneProtocol(GuardedProtocol):
         if self._flight is None:
             self._go_on()
 
+    def eof_received(self) -> bool:  # type: ignore[override]
+        stays = super().eof_received()
+        if stays and self._flight is not None:
+            # It may only have closed its sending side, but nearly all who do that don't read any more.
+            self._flight.doubt()
+        return stays
+
     def connection_lost(self, exc: Exception | None) -> None:
         flight, self._flight, self._head = self._flight, None, None
         if flight is not None:

@@ -78,6 +78,8 @@ class Request:
     """Where the answer may go, for a lent body."""
     handle: RunHandle = field(default_factory=RunHandle)
     """One for each request: ending this run can never end the next one of the same engine."""
+    doubtful: bool = False
+    """Its caller has closed the sending side of the connection, and most who do that have left."""
     cancelled: bool = False
 
     @property

@@ -13,6 +13,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -40,6 +41,8 @@ class StoppableEntry(Entry, Protocol):
 
     handle: RunHandle
     """Of this request alone: ending its run can't end the next one of the same engine."""
+    doubtful: bool
+    """Its caller may have left: it runs when no other waits."""
 
 
 @dataclass(slots=True, eq=False)
@@ -81,6 +84,8 @@ class CpuLane:
         self._owner = owner
         self._max_queue_size = max_queue_size
         self._queue: queue.SimpleQueue[StoppableEntry | None] = queue.SimpleQueue()
+        self._doubtful: deque[StoppableEntry] = deque()
+        """Those that were their turn and were put off."""
         self._engines = [Engine(number) for number in range(engines)]
         self._something_runs = threading.Event()
         self._bound = False
@@ -117,7 +122,7 @@ class CpuLane:
     @property
     def waiting(self) -> int:
         """Requests that wait."""
-        return self._queue.qsize()
+        return self._queue.qsize() + len(self._doubtful)
 
     @property
     def running(self) -> int:
@@ -127,11 +132,11 @@ class CpuLane:
     @property
     def busy(self) -> bool:
         """True while a request has not ended."""
-        return not self._queue.empty() or self.running > 0
+        return self.waiting > 0 or self.running > 0
 
     def refusal(self, deadline_ns: int, now_ns: int) -> SeawayError | None:
         """Why a request that comes now can't wait here, if so."""
-        waiting = self._queue.qsize()
+        waiting = self._queue.qsize()  # the doubtful let everybody else go first
         wait_ns = (waiting + 1) * self.run_ns // len(self._engines)
         return overloaded(waiting, max_waiting=self._max_queue_size, wait_ns=wait_ns, left_ns=deadline_ns - now_ns)
 
@@ -142,6 +147,11 @@ class CpuLane:
     def cancel(self, entry: StoppableEntry) -> None:
         """The caller has left."""
         entry.cancelled = True
+        try:
+            self._doubtful.remove(entry)
+        except ValueError:
+            return  # it runs, or waits for its turn, which ends it
+        self._owner.refused(entry, Cancelled("The caller has left."))
 
     def watch(self, now_ns: int) -> int:
         """Stop runs that nobody waits for any more.
@@ -164,8 +174,28 @@ class CpuLane:
     def _work(self, engine: Engine) -> None:
         """Take requests until told to stop. Called in an engine thread."""
         self._owner.bind(engine.number)
-        while (entry := self._queue.get()) is not None:
+        while True:
+            try:
+                entry = self._next()
+            except queue.Empty:
+                entry = self._queue.get()
+            if entry is None:
+                return
             self._serve(engine, entry)
+
+    def _next(self) -> StoppableEntry | None:
+        """Whose turn it is; None: this engine is to end. Raises queue.Empty."""
+        while True:
+            try:
+                entry = self._queue.get_nowait()
+            except queue.Empty:
+                try:
+                    return self._doubtful.popleft()
+                except IndexError:
+                    raise queue.Empty from None
+            if entry is None or not entry.doubtful:
+                return entry
+            self._doubtful.append(entry)
 
     def _serve(self, engine: Engine, entry: StoppableEntry) -> None:
         started = time.monotonic_ns()
@@ -203,7 +233,7 @@ class CpuLane:
         until = time.monotonic_ns() + _TURN_NS
         for _ in range(_TURN_REQUESTS):
             try:
-                entry = self._queue.get_nowait()
+                entry = self._next()
             except queue.Empty:
                 break
             if entry is not None:

@@ -4,8 +4,8 @@
     meta    msgpack of the kind's struct
     body    the rest
 
-Kinds: PREDICT, LENT and CANCEL from gateways; DRAIN and STATS from control; ANSWER, STATUS and CALIBRATION from the
-worker; HELLO from both. LENT is a PREDICT whose body lies in the gateway's arena: its own says where.
+Kinds: PREDICT, LENT, DOUBT and CANCEL from gateways; DRAIN and STATS from control; ANSWER, STATUS and CALIBRATION from
+the worker; HELLO from both. LENT is a PREDICT whose body lies in the gateway's arena: its own says where.
 Deadlines are nanoseconds of the system-wide monotonic clock, so both sides of a socket mean the same instant.
 """
 
@@ -21,7 +21,7 @@ from seaway.telemetry.batches import BatchCounters, DeviceUse, LimitsNow
 from seaway.types import Calibration
 
 HEADER = struct.Struct("<IBxHQQ")
-PREDICT, CANCEL, ANSWER, STATS, STATUS, DRAIN, HELLO, LENT, CALIBRATION = range(1, 10)
+PREDICT, CANCEL, ANSWER, STATS, STATUS, DRAIN, HELLO, LENT, CALIBRATION, DOUBT = range(1, 11)
 PLACE = struct.Struct("<QQ")
 
 Buffer = bytes | bytearray | memoryview

@@ -135,6 +135,11 @@ class Flight:
             self._pool.cancel(self._call)
         self._give_back()
 
+    def doubt(self) -> None:
+        """The caller has probably left: others go first."""
+        if self._call is not None and self._call.channel is not None:
+            self._call.channel.doubt(self._call)
+
     def launch(self) -> None:
         """Choose a version and send the request to it; again when that version is retired meanwhile."""
         request = self._request

@@ -149,6 +149,11 @@ class Channel(asyncio.Protocol):
                 self._lent[call.request_id], call.slot = call.slot, None
         self._close_if_done()
 
+    def doubt(self, call: Call) -> None:
+        """Have the worker run a call after all others: its caller has probably left."""
+        if call.request_id in self.calls and self._transport is not None:
+            self._transport.write(messages.pack(messages.DOUBT, request_id=call.request_id))
+
     def data_received(self, data: bytes) -> None:
         try:
             for frame in self._reader.feed(data):

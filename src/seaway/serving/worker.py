@@ -249,6 +249,9 @@ class Worker:
             self._enqueue(connection, frame, frame.body, None)
         elif kind == messages.LENT:
             self._enqueue_lent(connection, frame)
+        elif kind == messages.DOUBT:
+            if request := connection.requests.get(frame.request_id):
+                request.doubtful = True
         elif kind == messages.CANCEL:
             if request := connection.requests.get(frame.request_id):
                 self._cancel(request)

@@ -26,7 +26,7 @@ class Entry:
         self.act = act
         self.arrived_ns = time.monotonic_ns()
         self.deadline_ns = self.arrived_ns + int(seconds * SECOND)
-        self.cancelled = False
+        self.doubtful = self.cancelled = False
         self.handle = RunHandle()
         self.prediction_id = "id"
 
@@ -120,6 +120,48 @@ def test_every_request_is_answered_once_by_some_engine() -> None:
     assert all(isinstance(outcome, Timing) and outcome.infer_ns == 2 for outcome in outcomes)
     assert harness.bound == {0, 1, 2}
     assert not harness.lane.waiting
+
+
+@pytest.mark.parametrize("solo", [False, True], ids=["engine thread", "main thread"])
+def test_requests_whose_callers_may_have_left_run_after_all_others(solo: bool) -> None:
+    harness = Harness(engines=1, slow=not solo)
+    order: list[str] = []
+    gate = Gate()
+    first = Entry(gate if not solo else lambda handle: None)
+    doubtful = [Entry(lambda handle: order.append("doubtful")) for _ in range(3)]
+    others = [Entry(lambda handle: order.append("other")) for _ in range(3)]
+    harness.lane.submit(first)
+    if not solo:
+        assert gate.entered.wait(30)
+    for entry in (*doubtful, *others):
+        harness.lane.submit(entry)
+    for entry in doubtful:
+        entry.doubtful = True
+    gate.open.set()
+    if solo:
+        harness.lane.work_through()
+    harness.wait_for(first, *doubtful, *others)
+    assert order == ["other"] * 3 + ["doubtful"] * 3
+
+
+def test_one_that_has_left_while_it_let_others_go_first_is_told_so_at_once() -> None:
+    harness = Harness(engines=1)
+    gates = [Gate(), Gate()]
+    running, doubtful, other = Entry(gates[0]), Entry(), Entry(gates[1])
+    for entry in (running, doubtful, other):
+        harness.lane.submit(entry)
+    doubtful.doubtful = True
+    assert gates[0].entered.wait(30)
+    gates[0].open.set()
+    assert gates[1].entered.wait(30), "it was put off"
+    assert (harness.lane.waiting, harness.lane.busy) == (1, True)
+
+    harness.lane.cancel(doubtful)  # type: ignore[arg-type]
+
+    assert isinstance(harness.wait_for(doubtful)[0], Cancelled)
+    assert harness.lane.waiting == 0
+    gates[1].open.set()
+    harness.wait_for(running, other)
 
 
 @pytest.mark.parametrize(
