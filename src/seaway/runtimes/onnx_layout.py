@@ -2,7 +2,7 @@
 
 ONNX Runtime 1.31 writes pre-packed weights of less than a megabyte wherever the last one ended, and maps them from
 there. Kernels take what they have packed to be aligned to 64 bytes: in the mapped file SGEMM then dies of an aligned
-load, and MatMulNBits reads from beside its weights. Here each of them gets a page of its own.
+load, and MatMulNBits reads from beside its weights. Here those that are not aligned move to the end.
 
 Where a tensor's bytes are is said in `TensorProto.external_data`, as text: `offset` and `length`, and for each layout
 `prepacked_N`, "key|offset;length;checksum|offset;length;checksum..." with a part for each buffer of the kernel.
@@ -34,36 +34,40 @@ _KEY, _VALUE = 1, 2
 
 
 def align_weights(graph: Path, weights: Path) -> None:
-    """Rewrite both files, so that every buffer in `weights` begins at a page, small ones at a cache line.
+    """Change both files, so that every buffer in `weights` begins at a cache line.
 
-    Raises ValueError for a graph that is not as ONNX Runtime writes it.
+    Raises ValueError for a graph that is not as ONNX Runtime writes it; then they are of no use.
     """
     moves: dict[tuple[int, int], int] = {}
-    end = 0
+    size = end = weights.stat().st_size
 
     def place(offset: int, length: int) -> int:
         nonlocal end
+        if offset + length > size:
+            raise ValueError(f"{weights.name} ends before byte {offset + length}.")
+        if offset % _LINE == 0:
+            return offset
         if (offset, length) not in moves:
-            unit = _PAGE if length >= _PAGE else _LINE
-            moves[offset, length] = -(-end // unit) * unit
+            moves[offset, length] = _up(end)
             end = moves[offset, length] + length
         return moves[offset, length]
 
     rewritten = _rewrite(memoryview(graph.read_bytes()), _MODEL, place)
-    moved = weights.with_suffix(".moved")
-    with weights.open("rb") as source, moved.open("wb") as target:
+    with weights.open("r+b") as file:
         for (offset, length), to in moves.items():
-            source.seek(offset)
-            target.seek(to)
             for begin in range(0, length, _COPY_BYTES):
-                piece = source.read(min(_COPY_BYTES, length - begin))
-                if not piece:
-                    raise ValueError(f"{weights.name} ends before byte {offset + length}.")
-                target.write(piece)
+                file.seek(offset + begin)
+                piece = file.read(min(_COPY_BYTES, length - begin))
+                file.seek(to + begin)
+                file.write(piece)
         # The last one may be shorter than what a kernel reads at once.
-        target.truncate(-(-end // _PAGE) * _PAGE)
-    moved.replace(weights)
+        file.truncate(_up(end))
     graph.write_bytes(rewritten)
+
+
+def _up(offset: int) -> int:
+    """The next page."""
+    return -(-offset // _PAGE) * _PAGE
 
 
 def _rewrite(message: memoryview, kind: str, place: Callable[[int, int], int]) -> bytes:

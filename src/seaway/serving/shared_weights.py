@@ -103,6 +103,8 @@ def _inputs(predictor: Predictor) -> Iterator[Mapping[str, Array]]:
     for rows in _ROWS if grows else (1,):
         several = {name: np.repeat(array[:1], rows, axis=0) if grows else array for name, array in sample.items()}
         yield several
+        if all(array.dtype.kind != "f" for array in sample.values()):
+            continue
         yield {
             name: chance.standard_normal(array.shape).astype(array.dtype) if array.dtype.kind == "f" else array
             for name, array in several.items()
