@@ -181,18 +181,33 @@ def _prepare_sqlite(connection: Any, _record: object) -> None:
     # Transactions begin where we say so, not where the driver guesses.
     connection.isolation_level = None
     cursor = connection.cursor()
+    cursor.execute(f"PRAGMA busy_timeout={_WAIT_SECONDS * 1000}")
+    _use_wal(cursor)
     pragmas = (
-        "journal_mode=WAL",
         # An acknowledged deploy must outlive a power cut, which WAL with NORMAL doesn't promise.
         "synchronous=FULL",
         "foreign_keys=ON",
-        f"busy_timeout={_WAIT_SECONDS * 1000}",
         # Without it INSERT OR REPLACE deletes rows behind the back of the triggers that protect them.
         "recursive_triggers=ON",
     )
     for pragma in pragmas:
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
+
+
+def _use_wal(cursor: Any) -> None:
+    """Switch the file to WAL. Of several that open a new file at once, SQLite refuses all but one without waiting."""
+    deadline = time.monotonic() + _WAIT_SECONDS
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError as error:
+            # The busy handler isn't asked where a shared lock would have to grow: both holders would wait for ever.
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(random.uniform(0, 0.01))  # noqa: S311 - spreads the competitors
+        else:
+            return
 
 
 def _begin_sqlite(connection: Connection) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from alembic.autogenerate import compare_metadata
@@ -16,6 +18,7 @@ from sqlalchemy.exc import DBAPIError
 
 from seaway.errors import Conflict, InvalidRequest, NotFound
 from seaway.registry import Registry
+from seaway.registry.database import Database
 from seaway.registry.tables import IMMUTABLE, metadata
 from seaway.serving.inspect import Inspection
 from seaway.types import DeploymentRevision, ServingSettings, Signature, TensorSpec
@@ -215,3 +218,20 @@ def test_of_two_migrations_at_once_one_waits_for_the_other(open_registry: Callab
         thread.join()
     assert failures == []
     assert add(registries[0], b"x") == 1
+
+
+def test_many_processes_may_open_a_new_database_file_at_once(tmp_path: Path) -> None:
+    def opened(path: Path, start: threading.Barrier) -> str:
+        start.wait()
+        database = Database(f"sqlite:///{path}")
+        with database.reading() as connection:
+            mode = str(connection.execute(text("pragma journal_mode")).scalar_one())
+        database.close()
+        return mode
+
+    # SQLite refused one in ten at once when several switched a new file to WAL; thirty files catch that.
+    with ThreadPoolExecutor(4) as pool:
+        for number in range(30):
+            start = threading.Barrier(4)
+            modes = list(pool.map(opened, [tmp_path / f"{number}.db"] * 4, [start] * 4))
+            assert modes == ["wal"] * 4
