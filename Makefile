@@ -40,7 +40,7 @@ bench-all: ## The same with all servers that install here
 	@scripts/setup_benchmarks all
 	@benchmarks/.venvs/bench/bin/python benchmarks/run.py --all $(OPTIONS)
 
-bench-batching: ## Dynamic batching beside LitServe and mosec, on the CPU: 18 minutes (OPTIONS="--quick")
+bench-batching: ## Dynamic batching beside LitServe and mosec, on the CPU: half an hour (OPTIONS="--quick")
 	@scripts/setup_benchmarks batching
 	@benchmarks/.venvs/batching/bin/python benchmarks/batching.py $(OPTIONS)
 

@@ -26,7 +26,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -206,7 +206,7 @@ class Runner:
     windows: dict[tuple[str, str, float], list[Result]] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
 
-    def measure(self, system: System, shares: tuple[float, ...], limit: float, advance: Any) -> None:
+    def measure(self, system: System, shares: tuple[float, ...], limit: float, advance: Callable[[], None]) -> None:
         with running(system, self.device) as (port, path):
             chance = random.Random(7)
             mixed = self._file("mixed", path, [chance.randint(8, MAX_LENGTH) for _ in range(512 * self.rows)])
@@ -259,11 +259,13 @@ def run(given: argparse.Namespace) -> Result:
     with tempfile.TemporaryDirectory() as home, Progress(*columns, console=console) as progress:
         runner = Runner(given.device, given.seconds, given.rows, Path(home))
         task = progress.add_task("", total=steps)
-        for _ in range(given.rounds):
-            for system in chosen:
+        for number in range(given.rounds):
+            # To and fro, so that a machine that gets slower or faster meanwhile is no system's and no load's alone.
+            order = slice(None, None, -1 if number % 2 else 1)
+            for system in chosen[order]:
                 progress.update(task, description=system.title)
                 try:
-                    runner.measure(system, shares, limit["rows_per_second"], lambda: progress.advance(task))
+                    runner.measure(system, shares[order], limit["rows_per_second"], lambda: progress.advance(task))
                 except (RuntimeError, OSError) as error:
                     runner.failures[system.name] = str(error)
                     console.print(f"{system.title} is left out: {error}")
@@ -399,8 +401,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--rows", type=int, default=1, help="samples of a request")
-    parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--seconds", type=float, default=10.0, help="of one measurement")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=12.0, help="of one measurement")
     parser.add_argument("--systems", metavar="A,B", help="out of " + ", ".join(system.name for system in SYSTEMS))
     parser.add_argument("--only", choices=["mixed", "full"], help="one of the two questions")
     parser.add_argument("--quick", action="store_true", help="one round of short measurements")

@@ -1,6 +1,6 @@
 """The fast lane: plain inference requests, taken from the connection before uvicorn's parser sees them (ADR 6).
 
-`LaneProtocol` is uvicorn's HTTP protocol. Between two requests it looks at what was read: a head that `read_head`
+`LaneProtocol` is uvicorn's HTTP protocol. Between two requests it looks at what was read: a head that `HeadReader`
 knows is taken, its body collected, the data plane called without a task, the answer written in one piece. Everything
 else goes to uvicorn's parser and the FastAPI application, which have routes for the same paths. So the lane may be
 stricter than HTTP, and must never be more permissive.
@@ -10,117 +10,27 @@ from __future__ import annotations
 
 import asyncio
 import mmap
-import re
 from random import getrandbits
 from typing import Any
 
-import msgspec
 import structlog
 
-from seaway.api.edge import admits
 from seaway.api.errors import error_parts
 from seaway.api.guarded import GuardedProtocol, response_head
-from seaway.api.infer import asked_timeout, read_header_length, read_timeout, server_timing
+from seaway.api.heads import MAX_HEAD_BYTES, Head, HeadReader
+from seaway.api.infer import asked_timeout, server_timing
 from seaway.config import Settings
 from seaway.errors import DeadlineExceeded, InvalidRequest, NotFound, Overloaded, SeawayError
 from seaway.serving import messages
 from seaway.serving.arena import MIN_LENT_BYTES, Slot
 from seaway.serving.inline import InlineVersion
-from seaway.serving.plane import DataPlane, Flight, InferCall, Prediction, runs_inline
+from seaway.serving.plane import DataPlane, Flight, InferCall, Prediction
 from seaway.serving.predictor import Reply
 from seaway.telemetry.trace import next_traceparent
 
 log = structlog.get_logger()
 
-MAX_HEAD_BYTES = 8192
-MAX_REMEMBERED = 2048
 _READ_AHEAD_BYTES = 1 << 16
-_LONG_HEAD = 1024
-"""Longer heads are not remembered, since many of them would take too much memory; nor are those with an id in them."""
-
-_NAME = rb"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
-_HEAD = re.compile(
-    rb"POST (?:/predict/(?P<predict>" + _NAME + rb")(?:\?version=(?P<query>\d{1,9}))?"
-    rb"|/v2/models/(?P<infer>" + _NAME + rb")(?:/versions/(?P<path>\d{1,9}))?/infer) HTTP/1\.1\r\n"
-    rb"(?P<headers>(?:[A-Za-z0-9-]{1,64}: ?[!-~](?:[ -~]{0,4094}[!-~])?\r\n){1,64})\r\n"
-)
-_HEADER = re.compile(rb"([A-Za-z0-9-]+): ?([^\r]*)\r\n")
-_LENGTH = re.compile(rb"\d{1,15}")
-_ORDINARY = frozenset(
-    {b"transfer-encoding", b"expect", b"upgrade", b"trailer", b"te", b"http2-settings", b"proxy-connection"}
-)
-"""A request with one of these is not plain."""
-
-
-class Head(msgspec.Struct):
-    """What a plain request's head says."""
-
-    call: InferCall
-    """With an empty body."""
-    length: int
-    traceparent: str | None
-    request_id: str | None
-    plain: bool
-    """False for what never runs inline, whatever its size."""
-
-
-class Reader:
-    """Reads heads and remembers them by their bytes, so that a client that repeats itself is read once."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._key = settings.api_key.get_secret_value().encode() if settings.api_key else None
-        self._limit = settings.max_body_bytes
-        self._known: dict[bytes, Head] = {}
-
-    def read(self, head: bytes) -> Head | None:
-        """The head, `\\r\\n\\r\\n` included; None when it isn't plain, and then says nothing about why."""
-        known = self._known.get(head)
-        if known is not None:
-            return known
-        found = self._parse(head)
-        if found is not None and len(head) <= _LONG_HEAD and found.traceparent is None and found.request_id is None:
-            if len(self._known) >= MAX_REMEMBERED:
-                self._known.clear()
-            self._known[head] = found
-        return found
-
-    def _parse(self, head: bytes) -> Head | None:
-        match = _HEAD.fullmatch(head)
-        if match is None:
-            return None
-        listed = [(name.lower(), value) for name, value in _HEADER.findall(match["headers"])]
-        headers = dict(listed)
-        length = headers.get(b"content-length", b"")
-        if (
-            len(headers) != len(listed)  # something is said twice
-            or not _LENGTH.fullmatch(length)
-            or headers.keys() & _ORDINARY
-            or headers.get(b"connection", b"keep-alive").lower() != b"keep-alive"
-            or (self._key is not None and not admits(listed, self._key))
-            or int(length) > self._limit
-        ):
-            return None
-        return self._describe(match, {name.decode(): value.decode() for name, value in headers.items()}, int(length))
-
-    def _describe(self, match: re.Match[bytes], headers: dict[str, str], length: int) -> Head | None:
-        protocol = "predict" if match["predict"] else "infer"
-        version = match["query"] or match["path"]
-        encoding = headers.get("content-encoding", "")
-        try:
-            call = InferCall(
-                (match["predict"] or match["infer"]).decode(), version.decode() if version else None, protocol, b"",
-                timeout_seconds=read_timeout(headers.get("x-request-timeout-seconds")),
-                key=headers.get("seaway-key"),
-                header_length=read_header_length(
-                    headers.get("inference-header-content-length"), length if encoding in {"", "identity"} else None
-                ),
-                content_type=headers.get("content-type", ""),
-                content_encoding=encoding,
-                accept_encoding=headers.get("accept-encoding", "") if protocol == "infer" else "",
-            )  # fmt: skip
-        except InvalidRequest:
-            return None
-        return Head(call, length, headers.get("traceparent"), headers.get("x-request-id"), runs_inline(call))
 
 
 class Lane:
@@ -128,7 +38,7 @@ class Lane:
 
     def __init__(self, plane: DataPlane, settings: Settings) -> None:
         self.plane = plane
-        self.reader = Reader(settings)
+        self.reader = HeadReader(settings)
         self.debug = settings.log_level == "debug"
 
 

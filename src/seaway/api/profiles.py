@@ -64,7 +64,8 @@ class Profiler:
             # Read before the result: a job that is done has its result stored.
             state, reason = (job.state, job.reason) if job else ("done", "")
         stored = self._registry.find_profile(version.digest)
-        if job is None and stored is None:
+        batches = self._registry.find_batches(version.digest)
+        if job is None and stored is None and batches is None:
             raise NotFound(
                 f"Version {version.version} of {version.model} was never profiled; "
                 f"`seaway profile {version.model} --version {version.version}` does that."
@@ -73,7 +74,8 @@ class Profiler:
         how = {"state": state, "reason": reason, "step": "", "progress": 1.0}
         if job is not None and state == "running":
             how |= {"step": job.progress.step, "progress": round(job.progress.done, 3)}
-        return about | how | {"result": views.profile(stored) if stored else None}
+        result = views.profile(stored) if stored else None
+        return about | how | {"result": result, "batches": views.batches(batches) if batches else None}
 
     def _run(self, job: _Job) -> None:
         version, settings = job.version, self._settings

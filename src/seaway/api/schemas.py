@@ -195,6 +195,28 @@ class ProfileResult(Answer):
     created_by: str = Field(examples=["ada"])
 
 
+class BatchPoint(Answer):
+    """A batch of so many samples."""
+
+    rows: int = Field(examples=[32])
+    tokens: int | None = Field(description="Of each sample; null where all have one size.", examples=[128])
+    run_us: float | None = Field(
+        description="Microseconds of the clock; null where there was no memory.", examples=[673000.0]
+    )
+    memory_bytes: int = Field(description="Most that the process, or the device, had had until then.")
+
+
+class Batches(Answer):
+    """What batches cost, measured when the version was first deployed to the batch lane of that machine."""
+
+    machine: str = Field(examples=["x86_64 AMD EPYC, 2 cores, onnxruntime 1.31.1, seaway 0.1.0"])
+    device: str = Field(examples=["cpu"])
+    dtype: str = Field(examples=["fp32"])
+    max_difference: float | None = Field(description="From the answers of a CPU in fp32; null where it is one.")
+    min_cosine: float | None = Field(description="To the answers of a CPU in fp32; null where it is one.")
+    points: list[BatchPoint]
+
+
 class Profile(Answer):
     """What a version costs in which circumstances."""
 
@@ -206,6 +228,7 @@ class Profile(Answer):
     step: str = Field(description="What is measured now.", examples=["16 rows"])
     progress: float = Field(description="How much of it is done, 0 to 1.", examples=[1.0])
     result: ProfileResult | None = Field(description="The newest that is complete; null before the first is.")
+    batches: Batches | None = Field(description="Null for a version that no batch lane has served yet.")
 
 
 class Arm(Answer):

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from seaway.types import DatasetVersion, DeploymentRevision, Json, ModelVersion, Page, Profile
+from seaway.types import Calibration, DatasetVersion, DeploymentRevision, Json, ModelVersion, Page, Profile
 
 
 def plain(value: Any) -> Json:
@@ -44,6 +44,20 @@ def profile(value: Profile) -> Json:
     described = plain(value)
     del described["digest"]
     return described
+
+
+def batches(value: Calibration) -> Json:
+    """What batches cost. Where all samples have one size, the width that was noted says nothing."""
+    sized = any(width > 1 for _, width, _, _ in value.curve)
+    points = [
+        {
+            "rows": rows, "tokens": width if sized else None,
+            "run_us": round(seconds * 1e6, 1) if seconds >= 0 else None, "memory_bytes": n_bytes,
+        }
+        for rows, width, seconds, n_bytes in value.curve
+    ]  # fmt: skip
+    about = ("machine", "device", "dtype", "max_difference", "min_cosine")
+    return {name: getattr(value, name) for name in about} | {"points": points}
 
 
 def revision(value: DeploymentRevision) -> Json:

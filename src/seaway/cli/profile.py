@@ -31,8 +31,8 @@ def profile(
     wanted = version or _newest(call, model)
     found = call.client.get_profile(model, wanted) if stored else _measure(call, model, wanted)
     failed = found["state"] == "failed"
-    if svg is not None and not failed and found["result"]:
-        svg.write_text(plot.svg(_title(found), _panels(found["result"]["curves"])), encoding="utf-8")
+    if svg is not None and not failed and (found["result"] or found["batches"]):
+        svg.write_text(plot.svg(_title(found), _panels(found)), encoding="utf-8")
     call.show(found, lambda one: None if failed else _print(one))
     if failed:
         table.complain(f"{model} version {found['version']}: {found['reason']}")
@@ -55,12 +55,15 @@ def _measure(call: Call, model: str, version: str) -> Json:
 
 
 def _title(found: Json) -> str:
-    return f"{found['model']} version {found['version']} on {found['result']['machine']}"
+    measured = found["result"] or found["batches"]
+    return f"{found['model']} version {found['version']} on {measured['machine']}"
 
 
 def _print(found: Json) -> None:
     if found["result"] is None:
-        table.say("It is measured for the first time; ask again in a moment.")
+        running = found["state"] == "running"
+        table.say("It is measured for the first time; ask again in a moment." if running else f"{_title(found)}\n")
+        _print_batches(found["batches"])
         return
     curves = found["result"]["curves"]
     table.note(f"{_title(found)}, {table.moment(found['result']['created_at'])}")
@@ -71,6 +74,7 @@ def _print(found: Json) -> None:
         _print_times("tokens", curves["lengths"])
     _print_points("engines", "requests_per_second", "requests/s", curves["engines"])
     _print_points("threads", "run_us", "run", curves["threads"])
+    _print_batches(found["batches"])
 
 
 def _print_times(what: str, points: Sequence[Json]) -> None:
@@ -95,6 +99,33 @@ def _print_points(what: str, key: str, heading: str, points: Sequence[Json]) -> 
     table.say("")
 
 
+def _print_batches(batches: Json | None) -> None:
+    if batches is None:
+        return
+    rates = [_rate(point) for point in batches["points"]]
+    sized = any(point["tokens"] for point in batches["points"])
+    rows = [
+        [
+            point["rows"], *([point["tokens"]] if sized else []),
+            "no memory" if point["run_us"] is None else _shown(point["run_us"]),
+            "-" if rate is None else f"{rate:,.0f}", plot.bar(rate or 0.0, max(one or 0.0 for one in rates)),
+        ]
+        for point, rate in zip(batches["points"], rates, strict=True)
+    ]  # fmt: skip
+    table.note(f"Batches, on {batches['device']} in {batches['dtype']}, as measured when it was first deployed so")
+    if batches["max_difference"] is not None:
+        off, cosine = batches["max_difference"], batches["min_cosine"]
+        table.note(f"Answers differ from the CPU's in fp32 by at most {off:g}; cosine at least {cosine:.5f}")
+    headings = ["rows", *(["tokens"] if sized else []), "run", "samples/s", ""]
+    table.print_table(headings, rows, empty="No batches were measured.")
+    table.say("")
+
+
+def _rate(point: Json) -> float | None:
+    """Samples a second."""
+    return None if point["run_us"] is None else 1e6 * point["rows"] / max(point["run_us"], 1e-3)
+
+
 def _shown(microseconds: float) -> str:
     """
     >>> _shown(3.92), _shown(40708.5), _shown(1303708.8)
@@ -105,7 +136,28 @@ def _shown(microseconds: float) -> str:
     return f"{microseconds / size:.3g} {unit}"
 
 
-def _panels(curves: Json) -> list[plot.Panel]:
+def _panels(found: Json) -> list[plot.Panel]:
+    measured = _panels_of_curves(found["result"]["curves"]) if found["result"] else []
+    return measured + (_panels_of_batches(found["batches"]) if found["batches"] else [])
+
+
+def _panels_of_batches(batches: Json) -> list[plot.Panel]:
+    """A line for each length, over the sizes that all of them were measured with."""
+    lines: dict[str, dict[int, float]] = {}
+    for point in batches["points"]:
+        if (rate := _rate(point)) is not None:
+            name = "samples/s" if point["tokens"] is None else f"{point['tokens']} tokens"
+            lines.setdefault(name, {})[point["rows"]] = rate
+    places = sorted(set.intersection(*(set(line) for line in lines.values()))) if lines else []
+    return [
+        plot.Panel(
+            "Samples/s by rows of a batch", "rows", tuple(places),
+            {name: tuple(line[rows] for rows in places) for name, line in lines.items()},
+        )
+    ]  # fmt: skip
+
+
+def _panels_of_curves(curves: Json) -> list[plot.Panel]:
     panels = []
     for what, key in (("rows", "rows"), ("tokens", "lengths")):
         points = curves[key]

@@ -287,6 +287,10 @@ class Registry:
         """The newest of these bytes on this machine."""
         return self._read(lambda connection: measurements.find_calibration(connection, digest, machine))
 
+    def find_batches(self, digest: str) -> Calibration | None:
+        """The newest calibration of these bytes that measured batches, whatever machine it is from."""
+        return self._read(lambda connection: measurements.find_batches(connection, digest))
+
     def add_profile(self, digest: str, machine: str, curves: Json, *, actor: str) -> Profile:
         return self._database.write(
             lambda connection: measurements.add_profile(connection, digest, machine, curves, actor)

@@ -31,6 +31,13 @@ def find_calibration(connection: Connection, digest: str, machine: str) -> Calib
     return None if found is None else msgspec.convert(found, Calibration)
 
 
+def find_batches(connection: Connection, digest: str) -> Calibration | None:
+    """The newest calibration of these bytes that measured batches, whatever machine it is from."""
+    query = select(calibrations.c.measured).where(calibrations.c.digest == digest).order_by(calibrations.c.id.desc())
+    found = (msgspec.convert(measured, Calibration) for measured in connection.execute(query).scalars())
+    return next((calibration for calibration in found if calibration.curve), None)
+
+
 def add_profile(connection: Connection, digest: str, machine: str, curves: Json, actor: str) -> Profile:
     values = {
         "digest": digest, "machine": machine, "curves": curves, "created_at": now(), "created_by": actor,

@@ -13,6 +13,7 @@ from seaway.api import profiles
 from seaway.errors import InferenceFailed
 from seaway.registry import Registry
 from seaway.serving.profile import Progress
+from seaway.types import Calibration
 
 PATH = "/api/models/scale/versions/1/profile"
 CURVES = {
@@ -122,3 +123,24 @@ async def test_a_changed_artifact_is_not_opened(
 async def test_what_is_not_registered_is_not_profiled(path: str, http: httpx.AsyncClient, filled: Registry) -> None:
     for method in ("POST", "GET"):
         assert (await http.request(method, f"/api/models/{path}/profile")).status_code == 404
+
+
+async def test_what_batches_cost_is_shown_of_a_version_that_was_never_profiled(
+    http: httpx.AsyncClient, filled: Registry
+) -> None:
+    digest = filled.get_model_version("scale", 1).digest
+    curve = ((1, 8, 0.002, 10), (32, 8, -1.0, 20))
+    filled.add_calibration(
+        digest, Calibration(1, 2, 3, 0.1, 5, (), True, "there", curve=curve, device="cpu"), actor="control"
+    )
+
+    found = (await http.get(PATH)).json()
+
+    assert (found["state"], found["result"]) == ("done", None)
+    assert found["batches"] == {
+        "machine": "there", "device": "cpu", "dtype": "fp32", "max_difference": None, "min_cosine": None,
+        "points": [
+            {"rows": 1, "tokens": 8, "run_us": 2000.0, "memory_bytes": 10},
+            {"rows": 32, "tokens": 8, "run_us": None, "memory_bytes": 20},
+        ],
+    }  # fmt: skip

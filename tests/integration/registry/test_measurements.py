@@ -45,6 +45,17 @@ def test_the_newest_calibration_counts_and_the_older_ones_stay(registry: Registr
     assert rows(registry) == 3
 
 
+def test_what_batches_cost_is_found_whatever_was_calibrated_since(registry: Registry) -> None:
+    assert registry.find_batches(DIGEST) is None
+    registry.add_calibration(DIGEST, MEASURED, actor="control")
+    assert registry.find_batches(DIGEST) is None
+    batched = replace(MEASURED, curve=((1, 8, 0.002, 10), (32, 8, -1.0, 20)), machine="there")
+    for measured in (batched, MEASURED):
+        registry.add_calibration(DIGEST, measured, actor="control")
+    assert registry.find_batches(DIGEST) == batched
+    assert registry.find_batches(OTHER) is None
+
+
 def test_a_profile_reads_back_and_the_newest_counts(registry: Registry) -> None:
     assert registry.find_profile(DIGEST) is None
     first = registry.add_profile(DIGEST, "here", CURVES, actor="ada")

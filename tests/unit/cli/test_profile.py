@@ -34,7 +34,7 @@ def profile(state: str, *, reason: str = "", done: bool = False) -> dict[str, An
     }  # fmt: skip
     return {
         "model": "churn", "version": 2, "digest": "d" * 64, "state": state, "reason": reason, "step": "4 rows",
-        "progress": 0.5, "result": result if done else None,
+        "progress": 0.5, "result": result if done else None, "batches": None,
     }  # fmt: skip
 
 
@@ -101,3 +101,36 @@ def test_the_picture_is_a_file_of_its_own(server: ScriptedServer, seaway: Seaway
 @pytest.mark.parametrize(("value", "bar"), [(0, ""), (4, "████"), (2, "██"), (0.5, "▌"), (3.999, "████")])
 def test_a_bar_is_as_long_as_its_value(value: float, bar: str) -> None:
     assert plot.bar(value, 4, width=4) == bar
+
+
+BATCHES = {
+    "machine": "x86_64 <EPYC>, 2 cores", "device": "cuda:0", "dtype": "bf16",
+    "max_difference": 0.0123, "min_cosine": 0.99987,
+    "points": [
+        {"rows": 1, "tokens": 8, "run_us": 1000.0, "memory_bytes": 1},
+        {"rows": 64, "tokens": 8, "run_us": 4000.0, "memory_bytes": 2},
+        {"rows": 1, "tokens": 128, "run_us": 2000.0, "memory_bytes": 3},
+        {"rows": 64, "tokens": 128, "run_us": None, "memory_bytes": 4},
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("measured", [False, True])
+def test_what_batches_cost_is_shown_with_or_without_a_profile(
+    measured: bool, server: ScriptedServer, seaway: Seaway, tmp_path: Path
+) -> None:
+    server.answers("GET " + PATH, profile("done", done=measured) | {"batches": BATCHES})
+
+    done = seaway("profile", "churn", "--version", "2", "--stored", "--svg", str(tmp_path / "a.svg"))
+
+    assert done.exit_code == 0, done.output
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert ["1", "8", "1", "ms", "1,000", "█▌"] in lines
+    assert ["64", "8", "4", "ms", "16,000", "█" * 24] in lines
+    assert ["64", "128", "no", "memory", "-"] in lines
+    assert "on cuda:0 in bf16" in done.stderr
+    assert "at most 0.0123; cosine at least 0.99987" in done.stderr
+    drawn = (tmp_path / "a.svg").read_text()
+    assert "Samples/s by rows of a batch" in drawn
+    assert ">8 tokens</text>" in drawn
+    assert ">128 tokens</text>" in drawn
