@@ -6,7 +6,7 @@ import functools
 import json
 import os
 import platform
-from collections import deque
+from collections import Counter, deque
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,8 @@ from seaway.rollouts.workers import Worker
 from seaway.serving import process
 from seaway.telemetry.batches import added
 from seaway.telemetry.metrics import LiveGauges, VersionGauges, render
-from seaway.types import DeploymentRevision
+from seaway.telemetry.page import read_page
+from seaway.types import DeploymentRevision, ModelVersion, ServingSettings
 
 _TAIL_BYTES = 4 << 20
 
@@ -38,12 +39,25 @@ class ControlOperations:
     async def settled(self, revision_id: int, timeout_seconds: float) -> DeploymentRevision:
         return await self._controller.settled(revision_id, timeout_seconds)
 
+    def lane_of(self, version: ModelVersion, settings: ServingSettings) -> str:
+        return self._controller.lane_of(version, settings)
+
     def live(self) -> dict[str, Any]:
-        return self._controller.live()
+        live = self._controller.live()
+        answered = Counter[tuple[str, int | None]]()
+        for page in self._pages():
+            for series in read_page(page):
+                answered[series.model, series.version] += series.outcomes["ok"]
+        for name, model in live["models"].items():
+            model["answered"] = answered[name, model["version"]] if self._settings.metrics else None
+        return live
+
+    def _pages(self) -> list[Path]:
+        return sorted(self._run.glob("metrics-*.page"))
 
     def render_metrics(self) -> bytes:
         """Prometheus text: the gateways' pages summed, and what control sees of the workers."""
-        return render(sorted(self._run.glob("metrics-*.page")), self._gauges())
+        return render(self._pages(), self._gauges())
 
     def _gauges(self) -> LiveGauges:
         controller = self._controller

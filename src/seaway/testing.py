@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from seaway.registry import Registry
-from seaway.types import DeploymentRevision
+from seaway.types import DeploymentRevision, ModelVersion, ServingSettings
 
 
 @dataclass
@@ -36,6 +36,10 @@ class FakeOperations:
             if state != "pending":
                 self.registry.record_deployment_event(revision_id, state, self.reason if revision.arms else "")
         return self.registry.get_revision(revision_id)
+
+    def lane_of(self, version: ModelVersion, settings: ServingSettings) -> str:
+        """The one that is asked for; cpu where any will do."""
+        return settings.lane if settings.lane in {"cpu", "batch"} else "cpu"
 
     def live(self) -> dict[str, Any]:
         """Every ready deployment with one worker; the others as the controller tells of them."""

@@ -60,13 +60,13 @@ def revision(state: str, version: int = 2, *, reason: str = "", number: int = 5)
 
 def live(version: int | None = 1, state: str = "READY") -> Json:
     worker = {
-        "worker_id": "w1", "pid": 4242, "version": 1, "revision": 9, "phase": "ready", "engines": 2, "answered": 17,
+        "worker_id": "w1", "pid": 4242, "version": 1, "revision": 9, "phase": "ready", "engines": 2,
         "memory_bytes": 60_000_000,
     }  # fmt: skip
     choice = {"placement": "worker", "processes": 1, "engines": 2, "why": "A run takes 5 ms."}
     model = {
         "state": state, "version": version, "revision": 9, "reason": "", "choice": choice if version else None,
-        "workers": [worker] if version else [],
+        "workers": [worker] if version else [], "answered": 17,
     }  # fmt: skip
     return {
         "version": "0.1.0", "models": {"churn": model}, "gateways": [{"index": 0, "pid": 77, "generation": 3}],

@@ -74,12 +74,13 @@ _OF_BATCHES = (
 )  # fmt: skip
 
 
-def _check(settings: ServingSettings) -> None:
-    """Raises InvalidRequest for settings of which one would silently do nothing."""
+def _check(settings: ServingSettings, lane: str) -> None:
+    """Raises InvalidRequest for settings of which one would silently do nothing in the lane that it comes to."""
     batches = [name for name in _OF_BATCHES if getattr(settings, name) not in {None, "auto", "cpu", "fp32"}]
-    if settings.lane == "cpu" and batches:
+    if lane == "cpu" and batches:
         named = ", ".join(batches)
-        raise InvalidRequest(f"The lane cpu runs a sample at a time; leave out {named}, or take the lane batch.")
+        here = "The lane cpu" if settings.lane == "cpu" else "It would be served by the lane cpu here, which"
+        raise InvalidRequest(f"{here} runs a sample at a time; leave out {named}, or take the lane batch.")
     engines = [name for name in ("engines", "processes") if getattr(settings, name) is not None]
     if settings.lane == "batch" and engines:
         raise InvalidRequest(f"The lane batch has one engine in one process; leave out {' and '.join(engines)}.")
@@ -110,11 +111,11 @@ def deployment_routes(registry: Registry, operations: Operations) -> APIRouter:
         What is deployed already in the same way is not deployed twice.
         """
         settings = ServingSettings(**body.model_dump(exclude={"version", "reason"}))
-        _check(settings)
 
         def change() -> DeploymentRevision:
-            version = registry.get_model_version(model, body.version).version
-            return registry.deploy(model, version, settings=settings, actor=actor, reason=body.reason)
+            version = registry.get_model_version(model, body.version)
+            _check(settings, operations.lane_of(version, settings))
+            return registry.deploy(model, version.version, settings=settings, actor=actor, reason=body.reason)
 
         return await settle(await run_in_threadpool(change), wait)
 

@@ -53,15 +53,19 @@ def refuse_pickles(directory: Path) -> None:
             file.seek(0)
             found = path.name.lower().endswith(_SUFFIXES) or is_pickle(start) or _calls(file, opcodes_left)
         if found:
-            raise InvalidPackage(
-                f"{name!r} is a pickle, which runs code when it is loaded; export the model with torch.export or to "
-                "ONNX, or save its weights as safetensors."
-            )
+            raise InvalidPackage(f"{name!r} is a pickle, which runs code when it is loaded; {_instead(directory)}.")
         if zipfile.is_zipfile(path):
-            _look_into(path, name)
+            _look_into(path, name, _instead(directory))
 
 
-def _look_into(path: Path, name: str) -> None:
+def _instead(directory: Path) -> str:
+    """What to do about a pickle."""
+    if any(directory.rglob("*.safetensors")):
+        return "the package has its weights as safetensors, too, so leave this file out"
+    return "save the weights as safetensors, or export the model with torch.export or to ONNX"
+
+
+def _look_into(path: Path, name: str, instead: str) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             for info in archive.infolist():
@@ -70,10 +74,7 @@ def _look_into(path: Path, name: str) -> None:
                 with archive.open(info) as member:
                     start = member.read(_START_BYTES)
                 if info.filename.lower().endswith(_SUFFIXES) or is_pickle(start):
-                    raise InvalidPackage(
-                        f"{name!r} is an archive with pickles (TorchScript, torch.save); "
-                        "save the weights as safetensors, or export the model with torch.export or to ONNX."
-                    )
+                    raise InvalidPackage(f"{name!r} is an archive with pickles (TorchScript, torch.save); {instead}.")
     except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, RuntimeError) as error:
         raise InvalidPackage(f"{name!r} is an archive that can't be looked into; leave it out.") from error
 

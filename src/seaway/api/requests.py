@@ -14,7 +14,7 @@ from seaway.api.bodies import read_body
 from seaway.api.explain import explain
 from seaway.api.objects import read_object
 from seaway.errors import InvalidRequest, PayloadTooLarge
-from seaway.types import NAME, DeploymentRevision, Json
+from seaway.types import NAME, DeploymentRevision, Json, ModelVersion, ServingSettings
 
 MAX_JSON_BYTES = 1 << 20
 MAX_NUMBER = 2**31 - 1
@@ -30,6 +30,9 @@ class Operations(Protocol):
 
     async def settled(self, revision_id: int, timeout_seconds: float) -> DeploymentRevision:
         """The revision once it is ready, failed or replaced; or as it is when the time is over."""
+
+    def lane_of(self, version: ModelVersion, settings: ServingSettings) -> str:
+        """Which lane would serve the version on this machine, if deployed like that: cpu or batch."""
 
     def live(self) -> dict[str, Any]:
         """Models with their workers, gateways, generation of the routing table. Called on the event loop."""

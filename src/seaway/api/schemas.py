@@ -306,6 +306,9 @@ class Live(Answer):
     revision: int | None = Field(description="The id of its revision.", examples=[7])
     reason: str
     choice: Choice | None = Field(description="Null until the version has been measured on this machine.")
+    answered: int | None = Field(
+        None, description="Requests since the server started; null where nothing is counted.", examples=[1402]
+    )
     workers: list[Worker]
 
 

@@ -150,9 +150,22 @@ def _limits(workers: Sequence[Json]) -> str:
     if limits is None:
         return ""
     tokens = f" and {limits['max_tokens']:,} tokens with padding" if limits["max_tokens"] else ""
-    seconds = limits["max_queue_delay_seconds"]
-    delay = f", waiting up to {seconds * 1e3:g} ms for company" if seconds else ""
-    return f"Batches of up to {limits['max_rows']} samples{tokens}{delay}."
+    seconds, target = limits["max_queue_delay_seconds"], limits.get("latency_target_seconds")
+    more = [
+        f", waiting up to {seconds * 1e3:g} ms for company" if seconds else "",
+        "" if limits.get("length_bucketing", True) else ", lengths mixed",
+        f", kept below half of {target * 1e3:g} ms" if target else "",
+    ]
+    return f"Batches of up to {limits['max_rows']} samples{tokens}{''.join(more)}.{_batched(workers)}"
+
+
+def _batched(workers: Sequence[Json]) -> str:
+    """What batches were like since the process started."""
+    found = next((worker["batched"] for worker in workers if worker.get("batched")), None)
+    if found is None or not found["batches"]:
+        return ""
+    mean = found["rows"] / found["batches"]
+    return f" So far {found['batches']:,.0f}, of {mean:.1f} samples on average; {found['padding']:.0%} was padding."
 
 
 def _model_row(name: str, model: Json) -> list[Any]:
@@ -165,7 +178,7 @@ def _model_row(name: str, model: Json) -> list[Any]:
         (model["choice"] or {}).get("placement"),
         sum(worker["engines"] for worker in workers) or None,
         " ".join(str(worker["pid"]) for worker in workers) or None,
-        sum(worker.get("answered") or 0 for worker in workers) if workers else None,
+        model.get("answered"),
         table.size(memory) if memory else None,
         model["reason"] or None,
     ]

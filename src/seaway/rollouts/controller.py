@@ -40,6 +40,7 @@ from seaway.types import (
     ModelVersion,
     RoutingTable,
     ServedVersion,
+    ServingSettings,
     WorkerAddress,
     WorkerConfig,
 )
@@ -399,6 +400,10 @@ class Controller:
             batching=self._placements.batching(revision, version),
         )  # fmt: skip
 
+    def lane_of(self, version: ModelVersion, settings: ServingSettings) -> str:
+        """Which lane would serve the version on this machine, if deployed with these settings."""
+        return self._placements.lane_and_device(version, settings)[0]
+
     async def settled(self, revision_id: int, timeout_seconds: float) -> DeploymentRevision:
         """The revision once it is ready, failed or replaced; or as it is when the time is over."""
         deadline = time.monotonic() + timeout_seconds
@@ -454,4 +459,5 @@ def _describe(worker: Worker) -> dict[str, Any]:
         "phase": str(worker.phase), "engines": config.engines, "answered": worker.answered,
         "memory_bytes": process.proportional_memory_bytes(worker.pid) if worker.pid else None,
         "batches": msgspec.to_builtins(worker.limits) if worker.limits else None,
+        "batched": worker.batches.summary() if worker.batches else None,
     }  # fmt: skip

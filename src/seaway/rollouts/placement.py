@@ -101,12 +101,7 @@ class Placements:
         """What the deployment says, else the package, else the server; None where calibration decides."""
         package = version.spec.get("serving") or {}
         asked, default = revision.settings, self._settings
-        device = asked.device or package.get("device") or default.device
-        if device == "auto" and not process.has_gpu():
-            device = "cpu"
-        lane = asked.lane or package.get("lane") or default.lane
-        if lane == "auto":
-            lane = "batch" if version.runtime in _ON_GPUS and device != "cpu" else "cpu"
+        lane, device = self.lane_and_device(version, asked)
 
         def first(name: str, otherwise: Any = None) -> Any:
             return next((one for one in (getattr(asked, name), package.get(name)) if one is not None), otherwise)
@@ -126,6 +121,17 @@ class Placements:
             latency_target_seconds=first("latency_target_seconds"),
             length_bucketing=first("length_bucketing", True),
         )
+
+    def lane_and_device(self, version: ModelVersion, asked: ServingSettings) -> tuple[str, str]:
+        """Which lane serves a version, and where it would run in the batch lane."""
+        package, default = version.spec.get("serving") or {}, self._settings
+        device = asked.device or package.get("device") or default.device
+        if device == "auto" and not process.has_gpu():
+            device = "cpu"
+        lane = asked.lane or package.get("lane") or default.lane
+        if lane == "auto":
+            lane = "batch" if version.runtime in _ON_GPUS and device != "cpu" else "cpu"
+        return lane, device
 
     def choice(self, revision: DeploymentRevision, version: ModelVersion) -> Choice | None:
         """How a revision is placed, the same as long as it is wanted; None until its version has been measured."""

@@ -204,7 +204,10 @@ class BatchLane:
     def limits_now(self) -> LimitsNow:
         """What a batch may have at this moment."""
         limits = self._queue.limits
-        return LimitsNow(limits.max_rows, limits.max_tokens, limits.max_delay_ns / 1e9)
+        return LimitsNow(
+            limits.max_rows, limits.max_tokens, limits.max_delay_ns / 1e9,
+            length_bucketing=limits.bucketing, latency_target_seconds=self._limits.latency_target_seconds,
+        )  # fmt: skip
 
     def device_use(self) -> DeviceUse | None:
         """What the driver says of the GPU; None on a CPU."""

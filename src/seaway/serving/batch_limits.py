@@ -170,6 +170,7 @@ class AdaptiveLimits:
     def __init__(self, calibrated: BatchLimits, *, latency_target_seconds: float | None = None) -> None:
         calibrated = replace(calibrated, max_width=calibrated.longest)
         self._calibrated = calibrated
+        self.latency_target_seconds = latency_target_seconds
         self._allowed_ns = None if latency_target_seconds is None else latency_target_seconds * TARGET_SHARE * 1e9
         self._share = 1.0
         self._ceiling: BatchLimits | None = None

@@ -29,6 +29,8 @@ class LimitsNow(msgspec.Struct, frozen=True):
     max_tokens: int | None
     """Rows times the longest length; None where lengths don't differ."""
     max_queue_delay_seconds: float
+    length_bucketing: bool = True
+    latency_target_seconds: float | None = None
 
 
 class BatchCounters(msgspec.Struct):
@@ -65,6 +67,10 @@ class BatchCounters(msgspec.Struct):
         self.tokens += tokens
         self.padding += padding
         self.busy_ns += took_ns
+
+    def summary(self) -> dict[str, float]:
+        """How many batches, of how many rows, and how much of the work was padding, 0 to 1."""
+        return {"batches": self.batches, "rows": self.rows, "padding": self.padding / max(self.tokens, 1)}
 
     def plus(self, other: BatchCounters) -> BatchCounters:
         """Both together, as of a worker and the one it replaced."""

@@ -138,6 +138,24 @@ def test_status_says_what_a_batch_may_have_now(server: ScriptedServer, seaway: S
     assert told == ("churn: Batches of up to 16 samples and 4,096 tokens with padding, waiting up to 5 ms for company.")
 
 
+def test_status_says_how_batches_are_made_and_what_they_were_like(server: ScriptedServer, seaway: Seaway) -> None:
+    status = live()
+    worker = status["models"]["churn"]["workers"][0]
+    worker["batches"] = {
+        "max_rows": 16, "max_tokens": None, "max_queue_delay_seconds": 0.0, "length_bucketing": False,
+        "latency_target_seconds": 0.2,
+    }  # fmt: skip
+    worker["batched"] = {"batches": 1200, "rows": 8520, "padding": 0.034}
+    server.answers("GET /api/status", status)
+
+    told = seaway("status").stderr.splitlines()[1]
+
+    assert told == (
+        "churn: Batches of up to 16 samples, lengths mixed, kept below half of 200 ms. "
+        "So far 1,200, of 7.1 samples on average; 3% was padding."
+    )
+
+
 def test_an_empty_server_says_what_to_do_next(server: ScriptedServer, seaway: Seaway) -> None:
     server.answers("GET /api/status", live() | {"models": {}})
 
