@@ -34,6 +34,21 @@ class Samples(msgspec.Struct, frozen=True, gc=False):
     masks: tuple[Array, ...] = ()
     """For text: which positions of each feed are tokens and not padding."""
 
+    def apart(self) -> Samples:
+        """The same samples, each in a run of its own and without padding."""
+        (feeds,), (mask,) = self.feeds, self.masks
+        cuts = []
+        for row in mask:
+            tokens = np.flatnonzero(row)
+            cuts.append(slice(int(tokens[0]), int(tokens[-1]) + 1) if tokens.size else slice(0, 1))
+        return msgspec.structs.replace(
+            self,
+            feeds=tuple(
+                {name: array[row : row + 1, cut] for name, array in feeds.items()} for row, cut in enumerate(cuts)
+            ),
+            masks=tuple(mask[row : row + 1, cut] for row, cut in enumerate(cuts)),
+        )
+
 
 class Padding(msgspec.Struct, frozen=True):
     """How rows of different lengths are stacked: filled up at their ends, which the mask says."""
@@ -43,6 +58,8 @@ class Padding(msgspec.Struct, frozen=True):
     mask: str
     longest: int
     """The longest row that is accepted."""
+    exact: bool = False
+    """Padding would change answers: only rows of one length ride together."""
 
 
 class Form(msgspec.Struct, frozen=True):
@@ -67,6 +84,8 @@ class InputType(Protocol):
     """What seaway.yaml says about it, defaults filled in."""
     gives_masks: bool
     """True when its samples say which positions are padding, so that outputs can be pooled."""
+    pads: bool
+    """True when the samples of a request are padded to the longest of them."""
     padding: Padding | None
     """None: only rows of equal shapes may be stacked."""
     takes_bytes: bool

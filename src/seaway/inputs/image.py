@@ -57,6 +57,7 @@ class ImageInput:
     """Pictures as tensors of one size: (pixels * scale - mean) / std."""
 
     gives_masks = False
+    pads = False
     padding = None
     takes_bytes = True
 

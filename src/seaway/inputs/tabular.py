@@ -59,6 +59,7 @@ class TabularInput:
     """Columns of named features, in the order that the graph was trained with."""
 
     gives_masks = False
+    pads = False
     padding = None
     takes_bytes = False
 

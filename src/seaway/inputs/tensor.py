@@ -30,6 +30,7 @@ class TensorInput:
     """Nested lists for one input; an object of them by input name for several."""
 
     gives_masks = False
+    pads = False
     padding = None
     takes_bytes = False
 

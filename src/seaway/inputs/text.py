@@ -45,7 +45,10 @@ class TextInput:
     gives_masks = True
     takes_bytes = False
 
-    def __init__(self, options: TextOptions, signature: Signature, tokenizer: Tokenizer, limit: int) -> None:
+    def __init__(
+        self, options: TextOptions, signature: Signature, tokenizer: Tokenizer, *, limit: int, pad_id: int | None
+    ) -> None:
+        """`pad_id`: what the model knows padding by; None: what the tokenizer says."""
         self.options = options
         self._limit = limit
         self._signature = signature
@@ -55,7 +58,11 @@ class TextInput:
         self._max_tokens = min(options.max_tokens, self._fixed or options.max_tokens)
         padding = tokenizer.padding or {}
         self._pad_left = padding.get("direction") == "left"
-        self._fill = {IDS: padding.get("pad_id", _pad_id(tokenizer)), TYPE_IDS: padding.get("pad_type_id", 0)}
+        if pad_id is None:
+            pad_id = padding.get("pad_id", _pad_id(tokenizer))
+        self._fill = {IDS: pad_id, TYPE_IDS: padding.get("pad_type_id", 0)}
+        self._looks_far = type(tokenizer.model).__name__ == "Unigram"
+        self.pads = self._fixed is None
         self.padding = self._can_be_padded()
         tokenizer.no_padding()
         if options.truncate:
@@ -72,7 +79,8 @@ class TextInput:
             tokenizer = Tokenizer.from_buffer(file.read_bytes())
         except Exception as error:  # noqa: BLE001 - the library raises plain Exception for everything
             reject("tokenizer", f"{options.tokenizer!r} is not a tokenizer.json: {str(error)[:200]}.")
-        return cls(options, signature, tokenizer, spec.serving.max_batch_size or MAX_TEXTS)
+        limit = spec.serving.max_batch_size or MAX_TEXTS
+        return cls(options, signature, tokenizer, limit=limit, pad_id=_models_pad_id(package))
 
     def prepare(self, inputs: Any) -> Samples:
         samples, bare = split(inputs, lambda value: isinstance(value, str), limit=self._limit)
@@ -98,6 +106,9 @@ class TextInput:
         n_characters = 8 * allowed + 2 * CERTAIN_CHARACTERS
         while n_characters < len(text):
             encoding = self._tokenizer.encode(text[:n_characters])
+            if self._looks_far and encoding.ids != self._tokenizer.encode(text[: n_characters - 1]).ids[:allowed]:
+                n_characters *= 4
+                continue
             certain = n_characters - CERTAIN_CHARACTERS
             if self.options.truncate:
                 if encoding.overflowing and max((end for _, end in encoding.offsets), default=0) <= certain:
@@ -159,8 +170,21 @@ def _check_inputs(inputs: Sequence[TensorSpec]) -> None:
             reject("type", f"text needs {spec.name!r} as INT64 or INT32 of shape [-1, -1]; it is {found}.")
 
 
+def _models_pad_id(package: Path) -> int | None:
+    """What transformers' config.json says: models with a head on the last token find that by it."""
+    try:
+        found = msgspec.json.decode((package / "config.json").read_bytes(), type=_Config).pad_token_id
+    except (OSError, msgspec.DecodeError):
+        return None
+    return found if isinstance(found, int) and 0 <= found < 1 << 31 else None
+
+
+class _Config(msgspec.Struct):
+    pad_token_id: Any = None
+
+
 def _pad_id(tokenizer: Tokenizer) -> int:
-    """The id of the padding token, by the names in use; masked positions may hold anything, so 0 does otherwise."""
+    """The id of the padding token, by the names in use; 0 where there is none, as most models don't look at it."""
     for token in ("[PAD]", "<pad>"):
         if (number := tokenizer.token_to_id(token)) is not None:
             return int(number)

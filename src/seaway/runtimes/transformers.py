@@ -42,11 +42,9 @@ CLASSES = {
     "feature-extraction": "MODEL_MAPPING",
 }
 """Where transformers keeps the class for a task, by configuration."""
-_PLAIN_ATTENTION = frozenset(
-    {"albert", "bert", "camembert", "distilbert", "electra", "mpnet", "roberta", "xlm-roberta"}
-)
-"""Encoders whose attention takes a ready mask. Of any other mask, transformers asks the device whether it masks
-anything at all, and waits for the answer."""
+_PLAIN_ATTENTION = frozenset({"albert", "bert", "camembert", "distilbert", "electra", "roberta", "xlm-roberta"})
+"""Encoders whose attention takes a ready mask of truth values (MPNet adds it). Of any other mask, transformers asks the
+device whether it masks anything at all, and waits for the answer."""
 
 # Nothing here asks for a file by name; should transformers ever do so by itself, it gets none from the network.
 huggingface_hub.constants.HF_HUB_OFFLINE = True

@@ -19,12 +19,15 @@ log = structlog.get_logger()
 _WIDTHS = (8, 32, 128, 512)
 _ENOUGH_SECONDS = 3.0
 _REPEATS = 2
+_FEW_POINTS, _FEW_SECONDS = 4, 10.0
+"""So few are measured even if they should take so much longer."""
 
 
 def measure_curve(
-    session: DeviceSession, sample: Prepared, padding: Padding | None, *, max_rows: int, max_width: int
+    session: DeviceSession, sample: Prepared, padding: Padding | None, *, max_rows: int, width: int
 ) -> tuple[CurvePoint, ...]:
-    """Time and memory of batches, from single rows up to `max_rows`, of lengths up to `max_width`.
+    """Time and memory of batches, from single rows up to `max_rows`, of lengths up to `width`; without `padding`, all
+    are as long as the sample, and `width` says how long that is.
 
     Batches that would take longer than what is left of some seconds are not run; the cost model reaches beyond.
     Where one runs out of memory, larger ones of that length are not tried.
@@ -32,12 +35,14 @@ def measure_curve(
     began = time.monotonic()
     points: list[CurvePoint] = []
     per_token = 0.0
-    for width in _widths(padding, max_width):
+    for length in _widths(padding, width):
         for rows in _sizes(max_rows):
             left = _ENOUGH_SECONDS - (time.monotonic() - began)
-            if points and per_token * rows * width * (_REPEATS + 1) > left:
+            # One slow moment at the beginning is no measure of all that follows.
+            patience = _FEW_SECONDS if len(points) < _FEW_POINTS else 0.0
+            if points and per_token * rows * length * (_REPEATS + 1) > left + patience:
                 break
-            point = _measure(session, sample, padding, rows, width)
+            point = _measure(session, sample, padding, rows, length)
             points.append(point)
             if not np.isfinite(point.seconds):
                 break
@@ -46,8 +51,8 @@ def measure_curve(
     return tuple(points)
 
 
-def _widths(padding: Padding | None, max_width: int) -> Sequence[int]:
-    return (1,) if padding is None else (*(width for width in _WIDTHS if width < max_width), max_width)
+def _widths(padding: Padding | None, width: int) -> Sequence[int]:
+    return (width,) if padding is None else (*(one for one in _WIDTHS if one < width), width)
 
 
 def _sizes(max_rows: int) -> Iterator[int]:

@@ -46,6 +46,8 @@ class BatchLimits:
     """Numbers of rows that the device likes; what waits beyond one of them rides in the next batch."""
     bucketing: bool = True
     """Rows of like length ride together; else those that came together."""
+    exact: bool = False
+    """Only rows of one length ride together, whatever else is said."""
     cost: BatchCost = BatchCost()
 
     def __post_init__(self) -> None:
@@ -112,6 +114,7 @@ def choose_limits(
     curve: Sequence[CurvePoint],
     *,
     memory_bytes: int,
+    lengths_differ: bool = True,
     latency_target_seconds: float | None = None,
     margin: float = MEMORY_MARGIN,
 ) -> BatchLimits:
@@ -130,9 +133,8 @@ def choose_limits(
     good = {point for point in fitting if point.seconds <= allowed_seconds}
     rows, tokens = _largest(curve, good)
     widest = max(point.width for point in fitting)
-    fixed_width = len({point.width for point in curve}) == 1
     cost = fit_cost(curve)
-    if fixed_width:
+    if not lengths_differ:
         return BatchLimits(rows, cost=cost)
     return BatchLimits(rows, tokens, widest, cost=cost)
 

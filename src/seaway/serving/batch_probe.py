@@ -6,26 +6,23 @@ model that subtracts the mean of its batch would give everybody answers that dep
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import structlog
 
-from seaway.errors import InvalidRequest, WarmUpFailed
+from seaway.errors import SeawayError, WarmUpFailed
 from seaway.inputs.base import Array, Feeds, Padding
 from seaway.runtimes.base import DeviceSession
 from seaway.serving.collate import Sequences
+from seaway.serving.padding_probe import equal_answers
 from seaway.serving.predictor import Prepared
 
 log = structlog.get_logger()
 
 _WIDTHS = (6, 11)
-_ALLOWED = {"fp32": 0.01}
-_ALLOWED_OTHERWISE = 0.1
-"""How much a sample's answer may change by its company, as a part of the largest number in it."""
-_ORDER = (0, 1, 1, 0, 1)
-"""Of the two samples in a batch; not the same from behind."""
 _TOGETHER = "Its samples can't ride together: {}. Deploy it with lane cpu."
 
 
@@ -33,23 +30,31 @@ def check_rows_apart(session: DeviceSession, sample: Prepared, padding: Padding 
     """Raises WarmUpFailed for a model whose answer to a sample depends on what else is in its batch."""
     names = [output.name for output in session.signature.outputs]
     first = {name: array[:1] for name, array in sample.samples.feeds[0].items()}
-    second = {name: _other(array, padding, name) for name, array in first.items()}
+    samples, alone = [first], [_run(session, first, names)]
+    for other in _others(first, padding):
+        # Not every sample that can be made up is a sound one.
+        with contextlib.suppress(SeawayError):
+            answers = _run(session, other, names)
+            samples.append(other)
+            alone.append(answers)
+    if len(samples) == 1:
+        what = "no second one is known that it answers, to compare them alone and in company"
+        raise WarmUpFailed(_TOGETHER.format(what))
+    order = [*range(len(samples)), *range(len(samples) - 1)]  # not the same from behind
     try:
-        alone = [_run(session, feeds, names) for feeds in (first, second)]
-    except InvalidRequest:
-        second, alone = first, [_run(session, first, names)] * 2  # a made-up sample isn't always a sound one
-    feeds = {name: np.concatenate([(first, second)[number][name] for number in _ORDER]) for name in first}
-    together = _run(session, feeds, names)
+        together = _run(session, _concatenated([samples[number] for number in order]), names)
+    except SeawayError as error:
+        raise WarmUpFailed(_TOGETHER.format(f"several at once are refused ({str(error).rstrip('.')})")) from error
     for at, name in enumerate(names):
         found = together[at]
-        if found.shape != (len(_ORDER), *alone[0][at].shape[1:]):
-            shapes = f"{list(alone[0][at].shape)} for one sample, {list(found.shape)} for {len(_ORDER)}"
+        if found.shape != (len(order), *alone[0][at].shape[1:]):
+            shapes = f"{list(alone[0][at].shape)} for one sample, {list(found.shape)} for {len(order)}"
             raise WarmUpFailed(_TOGETHER.format(f"the output {name!r} has shape {shapes}"))
-        for row, number in enumerate(_ORDER):
-            off = _difference(alone[number][at][0], found[row])
-            if off > _ALLOWED.get(session.dtype, _ALLOWED_OTHERWISE):
-                what = f"in company, the output {name!r} of a sample is another than alone (by {off:.0%})"
-                raise WarmUpFailed(_TOGETHER.format(what))
+        for row, number in enumerate(order):
+            if not equal_answers(alone[number][at], found[row : row + 1], session):
+                raise WarmUpFailed(
+                    _TOGETHER.format(f"in company, the output {name!r} of a sample is another than alone")
+                )
 
 
 def find_sequences(session: DeviceSession, sample: Prepared, padding: Padding | None) -> Sequences | None:
@@ -59,7 +64,9 @@ def find_sequences(session: DeviceSession, sample: Prepared, padding: Padding | 
     if padding is None:
         return {}
     names = [output.name for output in session.signature.outputs]
-    widths = [min(width, padding.longest) for width in _WIDTHS]
+    if padding.longest == 1:
+        return {}
+    widths = _WIDTHS if padding.longest >= _WIDTHS[1] else (padding.longest - 1, padding.longest)
     shapes = [
         [array.shape for array in _run(session, _of_width(sample.samples.feeds[0], padding, width), names)]
         for width in widths
@@ -90,33 +97,45 @@ def _of_width(feeds: Feeds, padding: Padding, width: int) -> Feeds:
     return made
 
 
-def _other(array: Array, padding: Padding | None, name: str) -> Array:
-    """Another sample of the same shape: smaller ids, other numbers; a mask stays as it is."""
-    if padding is not None and name == padding.mask:
-        return array
-    other: Any = array
+def _others(first: Feeds, padding: Padding | None) -> Iterator[Feeds]:
+    """Samples of the same shape that differ from the first one and from each other."""
+    chance = np.random.default_rng(0)
+    seen = [first]
+    for make in _MADE:
+        other = {
+            name: array if padding is not None and name == padding.mask else make(array, chance).astype(array.dtype)
+            for name, array in first.items()
+        }
+        if not any(all(np.array_equal(other[name], known[name]) for name in first) for known in seen):
+            seen.append(other)
+            yield other
+
+
+def _less(array: Array, _chance: np.random.Generator) -> Any:
+    """Numbers near those given: smaller ids, a little larger fractions; a flag is turned."""
     if array.dtype.kind == "b":
-        other = ~array
-    elif array.dtype.kind in "iu":
-        other = np.where(array > 0, array - 1, array)
-    elif array.dtype.kind == "f":
-        other = array * 0.5 + 0.25
-    return other.astype(array.dtype, copy=False)  # type: ignore[no-any-return]
+        return ~array
+    return np.where(array > 0, array - 1, array) if array.dtype.kind in "iu" else array * 1.5 + 0.25
 
 
-def _difference(one: Array, other: Array) -> float:
-    """The largest difference, as a part of the largest number in either.
+def _drawn(array: Array, chance: np.random.Generator) -> Any:
+    """Numbers of the same range, by chance."""
+    if array.dtype.kind == "b":
+        return chance.random(array.shape) < 0.5
+    if array.dtype.kind in "iu":
+        return chance.integers(0, max(1, int(array.max(initial=0))), array.shape, endpoint=True)
+    return array + 3 * chance.standard_normal(array.shape)
 
-    >>> _difference(np.array([1.0, 4.0]), np.array([1.0, 3.0]))
-    0.25
-    """
-    if one.dtype.kind not in "fiub":
-        return float((one != other).any())
-    first, second = one.astype(np.float64).ravel(), other.astype(np.float64).ravel()
-    apart = (first != second) & ~(np.isnan(first) & np.isnan(second))
-    first, second = first[apart], second[apart]
-    if not first.size:
-        return 0.0
-    if not (np.isfinite(first) & np.isfinite(second)).all():
-        return 1.0
-    return float(np.abs(first - second).max() / max(np.nanmax(np.abs(one)), np.nanmax(np.abs(other))))
+
+def _wide(array: Array, chance: np.random.Generator) -> Any:
+    """Positive numbers, some of them large: what is divided by a batch's maximum shows it."""
+    if array.dtype.kind in "biu":
+        return _drawn(array, chance)
+    return np.abs(array) + 10 * np.abs(chance.standard_normal(array.shape))
+
+
+_MADE: tuple[Callable[[Array, np.random.Generator], Any], ...] = (_less, _drawn, _wide)
+
+
+def _concatenated(samples: Sequence[Feeds]) -> Feeds:
+    return {name: np.concatenate([feeds[name] for feeds in samples]) for name in samples[0]}

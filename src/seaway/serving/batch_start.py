@@ -16,8 +16,8 @@ from seaway.serving.batch_lane import BatchLane, BatchOwner
 from seaway.serving.batch_limits import AdaptiveLimits, BatchLimits, CurvePoint, choose_limits
 from seaway.serving.batch_probe import check_rows_apart, find_sequences
 from seaway.serving.batching import QueueBounds
-from seaway.serving.collate import Collator
-from seaway.serving.predictor import Predictor
+from seaway.serving.collate import Collator, row_numbers
+from seaway.serving.predictor import Predictor, Prepared
 from seaway.types import Calibration, ServingSettings
 
 log = structlog.get_logger()
@@ -26,6 +26,7 @@ Curve = tuple[tuple[int, int, float, int], ...]
 MAX_WAITING_ROWS = 65_536
 MAX_WAITING_BYTES = 1 << 30
 _MAX_PREPARERS = 4
+_ANY_WIDTH = 1 << 62
 
 
 def calibrate(predictor: Predictor, package: Path, measured: Calibration, asked: ServingSettings) -> Calibration:
@@ -41,7 +42,7 @@ def calibrate(predictor: Predictor, package: Path, measured: Calibration, asked:
     curve = measure_curve(
         session, sample, padding,
         max_rows=asked.max_batch_rows or 1,
-        max_width=padding.longest if padding is not None else 1,
+        width=padding.longest if padding is not None else _unpadded_width(predictor, sample),
     )  # fmt: skip
     points: Curve = tuple(
         (point.rows, point.width, point.seconds if math.isfinite(point.seconds) else -1.0, point.n_bytes)
@@ -64,10 +65,12 @@ def open_lane(
 ) -> BatchLane:
     """The lane, to be started. Raises WarmUpFailed as `calibrate` does."""
     _check_batchable(predictor)
-    limits = _limits(predictor, asked, curve)
     sample = predictor.prepare(predictor.payload(predictor.sample()))
+    limits = _limits(predictor, asked, curve, _unpadded_width(predictor, sample))
     sequences = find_sequences(predictor.session, sample, predictor.padding)
-    collator = Collator(predictor.padding if sequences is not None else None, sequences or {})
+    collator = Collator(
+        predictor.padding if sequences is not None else None, sequences or {}, sized=not predictor.fixed_size
+    )
     log.info(
         "batch.lane", device=predictor.session.device, dtype=predictor.session.dtype,
         max_rows=limits.max_rows, max_tokens=limits.max_tokens, preparers=_preparers(predictor),
@@ -87,8 +90,13 @@ def _check_batchable(predictor: Predictor) -> None:
         )
 
 
-def _limits(predictor: Predictor, asked: ServingSettings, curve: Curve) -> BatchLimits:
-    """What calibration allows, and within that what was asked for."""
+def _unpadded_width(predictor: Predictor, sample: Prepared) -> int:
+    """What stands for the length of a sample that isn't padded: its numbers, where others may have more or less."""
+    return 1 if predictor.fixed_size else row_numbers(sample.samples.feeds[0])
+
+
+def _limits(predictor: Predictor, asked: ServingSettings, curve: Curve, width: int) -> BatchLimits:
+    """What calibration allows, and within that what was asked for. `width`: of the sample, where none is padded."""
     points = [
         CurvePoint(rows, width, seconds if seconds >= 0 else math.inf, n_bytes)
         for rows, width, seconds, n_bytes in curve
@@ -96,6 +104,7 @@ def _limits(predictor: Predictor, asked: ServingSettings, curve: Curve) -> Batch
     chosen = choose_limits(
         points,
         memory_bytes=predictor.session.memory_bytes() or process.total_memory_bytes(),
+        lengths_differ=predictor.padding is not None,
         latency_target_seconds=asked.latency_target_seconds,
     )
     padding = predictor.padding
@@ -103,7 +112,9 @@ def _limits(predictor: Predictor, asked: ServingSettings, curve: Curve) -> Batch
     # Points that would have taken too long were not measured: rows that are asked for come at the tokens' expense.
     rows = asked.max_batch_rows or chosen.max_rows
     if longest is None:
-        rows, tokens = min(rows, chosen.max_rows), None
+        rows = min(rows, chosen.max_rows)
+        # Larger samples than the measured one ride with fewer others; how many fit was measured with that one.
+        tokens, longest = (None, None) if predictor.fixed_size else (rows * width, _ANY_WIDTH)
     elif asked.max_batch_tokens is not None:
         tokens = asked.max_batch_tokens
     else:
@@ -112,6 +123,7 @@ def _limits(predictor: Predictor, asked: ServingSettings, curve: Curve) -> Batch
         chosen, max_rows=rows, max_tokens=tokens, max_width=longest,
         max_delay_ns=int((asked.max_queue_delay_seconds or 0.0) * 1e9),
         bucketing=asked.length_bucketing is not False,
+        exact=padding.exact if padding is not None else not predictor.fixed_size,
     )  # fmt: skip
 
 

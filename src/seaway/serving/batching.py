@@ -255,7 +255,7 @@ class BatchQueue:
         segments = head.segments
         while segments[-1].start == segments[-1].stop:
             segments.pop()
-        if limits.bucketing:
+        if limits.bucketing or limits.exact:
             slices = self._bucketed(own, other, segments[-1].length)
         else:
             slices = own.take_oldest(0, 1, limits)

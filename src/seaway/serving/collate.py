@@ -38,9 +38,10 @@ class Rows(msgspec.Struct, eq=False):
 class Collator:
     """What of a version's requests may be stacked, and how."""
 
-    def __init__(self, padding: Padding | None, sequences: Sequences) -> None:
-        """`padding`: None where rows of different shapes never ride together."""
+    def __init__(self, padding: Padding | None, sequences: Sequences, *, sized: bool = False) -> None:
+        """`padding`: None where rows of different shapes never ride together; `sized`: larger rows cost more."""
         self._padding = padding
+        self._sized = sized
         self._sequences = sequences
 
     def describe(self, prepared: Prepared) -> Rows:
@@ -62,6 +63,13 @@ class Collator:
             if any(feeds[name].shape[1:] != (width,) for name in padding.fills):
                 raise InvalidRequest(f"The inputs {', '.join(sorted(padding.fills))} must be of one shape.")
             lengths = _lengths(mask, padding.mask)
+        elif any(not mask.all() for mask in prepared.samples.masks):
+            raise InvalidRequest(
+                "In the batch lane this model's texts must be equally long within a request; "
+                "send them one by one, or deploy it with lane cpu."
+            )
+        elif self._sized:
+            lengths = [row_numbers(feeds)] * rows
         shapes = tuple(
             (name, array.dtype.str, array.shape[2 if padding is not None and name in padding.fills else 1 :])
             for name, array in sorted(feeds.items())
@@ -130,6 +138,11 @@ class Collator:
             rows.outputs = [np.empty((part.ticket.rows, *array.shape[1:]), array.dtype) for array in arrays]
         for whole, array in zip(rows.outputs, arrays, strict=True):
             whole[part.rows] = array
+
+
+def row_numbers(feeds: Feeds) -> int:
+    """How many numbers a row has in all tensors, at least one."""
+    return max(1, sum(array[:1].size for array in feeds.values()))
 
 
 def _lengths(mask: Array, name: str) -> list[int]:

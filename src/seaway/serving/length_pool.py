@@ -110,8 +110,9 @@ class LengthPool:
         """
         head_worth = _worth(head, limits, waiting)
         capacity = min(limits.capacity(head), max_rows)
-        if self._counts[head] >= capacity:
-            return Window(head, capacity, capacity * head_worth)
+        if limits.exact or self._counts[head] >= capacity:
+            rows = min(self._counts[head], capacity)
+            return Window(head, rows, rows * head_worth)
         near = self._near(head, limits, max_rows, waiting)
         lengths, below, worth_below = near
         at = bisect_left(lengths, head)
@@ -159,6 +160,8 @@ class LengthPool:
         fixed = limits.cost.fixed_tokens
         for length in reversed(self._lengths[: bisect_right(self._lengths, width)]):
             gain = _worth(length, limits, waiting)
+            if limits.exact and length != width:
+                break
             if rows == capacity or gain * (fixed + rows * width) < worth * width:
                 break
             added = min(self._counts[length], capacity - rows)

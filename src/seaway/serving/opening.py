@@ -64,9 +64,11 @@ def _open(config: WorkerConfig, prepared_in: Path | None) -> Predictor:
         threads=len(process.available_cpus()) if batching else 1,
         device=(batching.device or "auto") if batching else "cpu",
         dtype=(batching.dtype or "auto") if batching else "auto",
-        prepared_in=prepared_in,
+        prepared_in=prepared_in, stacks=batching is not None,
     )  # fmt: skip
     predictor.warm_up()
     log.info("worker.loaded", seconds=round(time.monotonic() - started, 3), engines=config.engines)
+    if predictor.why_alone:
+        log.info("worker.texts_run_apart", reason=predictor.why_alone)
     faults.point("worker.loaded")
     return predictor

@@ -22,6 +22,7 @@ from seaway.runtimes.base import DeviceSession, RunHandle
 from seaway.serving import infer
 from seaway.serving.known_answers import read_known_answers, warm_up
 from seaway.serving.outputs import OutputStage
+from seaway.serving.padding_probe import padding_matters
 from seaway.types import MAX_BATCH_SIZE, Json, Signature
 from seaway.wire.encoding import choose_encoding, pack, unpack
 from seaway.wire.oip import InferRequest, encode_infer
@@ -90,7 +91,7 @@ class Reply(msgspec.Struct, frozen=True, gc=False):
 
 
 class Predictor:
-    """A loaded version. Safe to use from several threads at once."""
+    """A loaded version, made by `open`. Safe to use from several threads at once."""
 
     def __init__(
         self,
@@ -110,6 +111,9 @@ class Predictor:
         self._input = open_input(package, spec, self._session.signature)
         self._outputs = OutputStage(spec.output, self._session.signature, masked=self._input.gives_masks)
         self._answers = read_known_answers(package, spec)
+        self.why_alone = padding_matters(session, self._input.padding, self._input) if self._input.pads else ""
+        """Why texts of one request run one by one, if so."""
+        self._stacks = False
         self._forms = {form.opening: form.read for form in self._input.forms()}
         self._plain_bodies = PlainBodies({form.opening: form.kind for form in self._input.forms()})
         self._predict_answers = PredictAnswers(model, version)
@@ -132,11 +136,13 @@ class Predictor:
         device: str = "cpu",
         dtype: str = "auto",
         prepared_in: Path | None = None,
+        stacks: bool = False,
     ) -> Predictor:
         """Load the package. Raises InvalidPackage saying what is wrong with it, without paths of this machine.
 
         Raises ConfigurationError for a device or dtype that can't be had; `Runtime.load` says what there is. The model
         itself comes from `prepared_in`, if given, where `PreparedModels.prepare` has put it; then it is on the CPU.
+        `stacks`: for a caller that stacks what it prepares, and keeps to `padding`.
         """
         spec = identify(package, read_spec(package))
         kept = prepared(spec.runtime or "") if prepared_in is not None else None
@@ -144,7 +150,9 @@ class Predictor:
             session = kept.load(prepared_in, threads=threads)
         else:
             session = runtime(spec.runtime or "").load(package, spec, threads=threads, device=device, dtype=dtype)
-        return cls(package, spec, session, model=model, version=version, max_body_bytes=max_body_bytes)
+        opened = cls(package, spec, session, model=model, version=version, max_body_bytes=max_body_bytes)
+        opened._stacks = stacks
+        return opened
 
     @property
     def signature(self) -> Signature:
@@ -162,7 +170,8 @@ class Predictor:
     @property
     def padding(self) -> Padding | None:
         """How samples of different lengths may be stacked, if they may."""
-        return self._input.padding
+        padding = self._input.padding
+        return padding if padding is None or not self.why_alone else msgspec.structs.replace(padding, exact=True)
 
     @property
     def labels(self) -> dict[str, tuple[str, ...]]:
@@ -190,6 +199,8 @@ class Predictor:
             samples = Samples((read.feeds,), read.rows, False)
             return Prepared(samples, read.names, read.request, payload.accept_encoding)
         samples = self._samples(payload, body)
+        if self.why_alone and samples.rows > 1 and not self._stacks:
+            samples = samples.apart()
         return Prepared(samples, self._outputs.names, None, payload.accept_encoding)
 
     def run(self, batch: Sequence[Prepared], handle: RunHandle | None = None) -> list[Any]:

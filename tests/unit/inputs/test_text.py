@@ -116,7 +116,8 @@ def test_a_long_text_has_the_tokens_it_has_when_all_of_it_is_looked_at(kind: str
     def tokenizer() -> Tokenizer:
         return Tokenizer.from_str(KINDS[kind].to_str())
 
-    cutting = TextInput(TextOptions(max_tokens=max_tokens), Signature((IDS, MASK), STATES), tokenizer(), 10)
+    options = TextOptions(max_tokens=max_tokens)
+    cutting = TextInput(options, Signature((IDS, MASK), STATES), tokenizer(), limit=10, pad_id=None)
     whole = tokenizer()
     whole.enable_truncation(max_tokens)
     (row,) = cutting.prepare(long).feeds[0]["input_ids"].tolist()
@@ -124,9 +125,38 @@ def test_a_long_text_has_the_tokens_it_has_when_all_of_it_is_looked_at(kind: str
 
     whole.no_truncation()
     options = TextOptions(max_tokens=max_tokens, truncate=False)
-    refusing = TextInput(options, Signature((IDS, MASK), STATES), tokenizer(), 10)
+    refusing = TextInput(options, Signature((IDS, MASK), STATES), tokenizer(), limit=10, pad_id=None)
     with contextlib.nullcontext() if len(whole.encode(long).ids) <= max_tokens else pytest.raises(PayloadTooLarge):
         refusing.prepare(long)
+
+
+@pytest.mark.parametrize("length", [5001, 5999, 6000, 9999, 20_001])
+def test_a_tokenizer_that_looks_far_ahead_sees_as_far(length: int, tmp_path: Path) -> None:
+    scores = [("[UNK]", 0.0), ("a", -3.0), ("aa", -2.0), ("aaa", -1.0)]
+    tokenizer = Tokenizer(Unigram(scores, 0, byte_fallback=False))
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    (row,) = text(tmp_path, max_tokens=64).prepare("a" * length).feeds[0]["input_ids"].tolist()
+    assert row == tokenizer.encode("a" * length).ids[:64]
+
+
+@pytest.mark.parametrize(
+    ("config", "pad"), [('{"pad_token_id": 6}', 6), ('{"pad_token_id": null}', 3), ("{", 3), ("[]", 3)]
+)
+def test_texts_are_padded_with_what_the_model_knows_as_padding(config: str, pad: int, package: Path) -> None:
+    (package / "config.json").write_text(config)
+
+    samples = text(package).prepare(["the cat sat", "cat"])
+
+    assert samples.feeds[0]["input_ids"].tolist() == [[1, 4, 5, 6, 2], [1, 5, 2, pad, pad]]
+
+
+def test_samples_may_be_taken_apart_without_their_padding(package: Path) -> None:
+    apart = text(package).prepare(["the cat sat", "", "cat"]).apart()
+
+    assert [feeds["input_ids"].tolist() for feeds in apart.feeds] == [[[1, 4, 5, 6, 2]], [[1, 2]], [[1, 5, 2]]]
+    assert [feeds["attention_mask"].tolist() for feeds in apart.feeds] == [[[1] * 5], [[1] * 2], [[1] * 3]]
+    assert [mask.tolist() for mask in apart.masks] == [[[1] * 5], [[1] * 2], [[1] * 3]]
+    assert (apart.rows, apart.tokens) == (3, 10)
 
 
 def test_a_book_costs_what_its_first_pages_do(package: Path) -> None:

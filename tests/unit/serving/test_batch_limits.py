@@ -88,8 +88,13 @@ def test_a_target_that_not_even_a_single_row_meets_leaves_single_rows() -> None:
 
 
 def test_rows_that_all_have_one_size_are_only_counted() -> None:
-    chosen = choose_limits(curve(widths=(1,)), memory_bytes=GIGABYTE)
+    chosen = choose_limits(curve(widths=(1,)), memory_bytes=GIGABYTE, lengths_differ=False)
     assert (chosen.max_rows, chosen.max_tokens) == (32, None)
+
+
+def test_texts_are_limited_by_their_tokens_even_where_only_one_length_could_be_measured() -> None:
+    chosen = choose_limits(curve(widths=(8,)), memory_bytes=GIGABYTE)
+    assert chosen.max_tokens == 256
 
 
 def test_a_batch_that_ran_out_of_memory_bounds_the_choice() -> None:

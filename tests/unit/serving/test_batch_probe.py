@@ -42,6 +42,11 @@ class Session:
         return [launched]
 
 
+def _softmax_of_columns(values: Any) -> Any:
+    powers = np.exp(values - values.max(0))
+    return powers / powers.sum(0)
+
+
 def numbers(*values: float) -> Prepared:
     return Prepared(Samples(({"x": np.array([values], np.float32)},), 1, False), ("y",), None, "")
 
@@ -76,12 +81,50 @@ def test_models_whose_samples_are_apart_may_be_batched(model: Model) -> None:
         (lambda feeds: feeds["x"] + feeds["x"].max(), "another than alone"),
         (lambda feeds: feeds["x"][:1], "has shape"),
         (lambda feeds: np.where(len(feeds["x"]) > 1, np.nan, feeds["x"]), "another than alone"),
+        (lambda feeds: feeds["x"] + 0.005 * feeds["x"].mean(0).sum(), "another than alone"),
+        (lambda feeds: feeds["x"] / max(1.0, feeds["x"].max()), "another than alone"),
+        (
+            lambda feeds: np.concatenate([feeds["x"] * 0 + 1000, _softmax_of_columns(feeds["x"])], 1),
+            "another than alone",
+        ),
     ],
-    ids=range(6),
+    ids=range(9),
 )
 def test_models_that_mix_samples_are_refused_with_the_lane_to_use(model: Model, problem: str) -> None:
     with pytest.raises(WarmUpFailed, match=f"{problem}.*lane cpu"):
         check_rows_apart(Session(model), numbers(1, 2, 3), None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("value", [0.0, 0.5, -1.0])
+def test_no_value_of_the_sample_hides_that_samples_are_mixed(value: float) -> None:
+    with pytest.raises(WarmUpFailed, match="another than alone"):
+        check_rows_apart(Session(lambda feeds: feeds["x"] - feeds["x"].mean(0)), numbers(value, value), None)  # type: ignore[arg-type]
+
+
+def test_whole_numbers_that_are_all_zero_hide_nothing_either() -> None:
+    sample = Prepared(Samples(({"x": np.zeros((1, 3), np.int64)},), 1, False), ("y",), None, "")
+    with pytest.raises(WarmUpFailed, match="another than alone"):
+        check_rows_apart(Session(lambda feeds: feeds["x"] - feeds["x"].mean(0)), sample, None)  # type: ignore[arg-type]
+
+
+def test_a_model_that_answers_only_one_sample_can_t_be_compared() -> None:
+    def picky(feeds: dict[str, Any]) -> Any:
+        if (feeds["x"] != 1).any():
+            raise InvalidRequest("only ones")
+        return feeds["x"]
+
+    with pytest.raises(WarmUpFailed, match=r"no second one is known.*lane cpu"):
+        check_rows_apart(Session(picky), numbers(1, 1), None)  # type: ignore[arg-type]
+
+
+def test_a_model_that_takes_no_batches_is_refused_with_its_reason() -> None:
+    def single(feeds: dict[str, Any]) -> Any:
+        if len(feeds["x"]) > 1:
+            raise InvalidRequest("Cannot handle batch sizes > 1.")
+        return feeds["x"]
+
+    with pytest.raises(WarmUpFailed, match=r"Cannot handle batch sizes > 1.*lane cpu"):
+        check_rows_apart(Session(single), numbers(1, 2), None)  # type: ignore[arg-type]
 
 
 def test_token_ids_mixed_across_samples_are_noticed_too() -> None:
@@ -117,6 +160,13 @@ def test_a_made_up_sample_that_the_model_refuses_is_no_reason_to_refuse_the_mode
 def test_the_axes_that_are_as_long_as_the_texts_are_found(model: Callable[[Any], Any], axes: Any) -> None:
     session = Session(lambda feeds: model(feeds[IDS]))
     assert find_sequences(session, text(5, 1, 2), PADDING) == axes  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("longest", [2, 5, 6, 7, 11])
+def test_axes_are_found_of_texts_that_may_only_be_short(longest: int) -> None:
+    padding = Padding({IDS: 0, MASK: 0}, MASK, longest)
+    session = Session(lambda feeds: feeds[IDS][:, :, None] * np.ones(4))
+    assert find_sequences(session, text(5, 1), padding) == {"y": (1,)}  # type: ignore[arg-type]
 
 
 def test_models_without_texts_have_no_such_axes() -> None:

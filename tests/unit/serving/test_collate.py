@@ -187,3 +187,36 @@ def test_outputs_too_large_to_keep_are_refused_to_their_own_request(monkeypatch:
     assert {id(one) for one, _ in refused} == {id(large)}
     assert all(isinstance(error, PayloadTooLarge) for _, error in refused)
     assert small.payload.rows.outputs[0].shape == (2, 3)
+
+
+def test_rows_of_any_size_take_as_much_of_a_batch_as_they_have_numbers() -> None:
+    collator = Collator(None, {}, sized=True)
+    small, large = np.ones((3, 2), np.float32), np.ones((2, 40), np.float32)
+    tickets = [ticket(collator, prepared({"x": array}, ("y",))) for array in (small, large, large)]
+    assert [one.lengths for one in tickets] == [[2, 2, 2], [40, 40], [40, 40]]
+    found = batches(tickets, 32, max_tokens=80)
+    assert sorted((batch.rows, batch.tokens) for batch in found) == [(2, 80), (2, 80), (3, 6)]
+
+
+def test_texts_that_must_not_be_padded_are_refused_where_a_request_has_padded_them() -> None:
+    def request(*lengths: int) -> Prepared:
+        mask = np.array([[1] * length + [0] * (max(lengths) - length) for length in lengths])
+        samples = Samples(({IDS: mask * 7},), len(lengths), False, masks=(mask,))
+        return Prepared(samples, ("sum",), None, "")
+
+    collator = Collator(None, {}, sized=True)
+    assert collator.describe(request(3, 3)).lengths == [3, 3]
+    with pytest.raises(InvalidRequest, match="one by one"):
+        collator.describe(request(3, 2))
+
+
+def test_rows_of_other_lengths_never_ride_along_where_padding_changes_answers() -> None:
+    collator = Collator(PADDING, SEQUENCES)
+    queue = BatchQueue(BatchLimits(32, 4096, exact=True, bucketing=False), QueueBounds(100, 1000, 1 << 30))
+    for lengths in ([3, 5], [5], [3], [4]):
+        queue.put(ticket(collator, text(lengths, 10)))
+    found = []
+    while (batch := queue.take(0, device_free=True)) is not None:
+        found.append((batch.width, batch.rows, batch.padding))
+        queue.done(batch)
+    assert sorted(found) == [(3, 2, 0), (4, 1, 0), (5, 2, 0)]
