@@ -59,6 +59,20 @@ def write_bert(package: Path, kind: str = "BertModel", spec: str = "", **config:
     return model
 
 
+def write_classifier(package: Path, kind: str, **config: Any) -> Any:
+    """A classifier of a kind that transformers has, all of its weights by chance; gives the model."""
+    torch.manual_seed(0)
+    made = transformers.AutoConfig.for_model(kind, vocab_size=len(WORDS), num_labels=len(LABELS), **config)
+    model = transformers.AutoModelForSequenceClassification.from_config(made).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.normal_(std=0.5)  # the padding's row, too, which is zero otherwise
+    model.save_pretrained(package)
+    write_tokenizer(package)
+    return model
+
+
 def write_vit(package: Path) -> Any:
     """A vision transformer for pictures of 8 x 8 pixels."""
     torch.manual_seed(0)

@@ -58,6 +58,42 @@ def test_a_classifier_answers_labels_as_transformers_scores_them(tmp_path: Path)
         assert answer["label"] == torches.LABELS[int(expected.argmax())]
 
 
+SMALL = {
+    "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32,
+    "max_position_embeddings": 32,
+}  # fmt: skip
+KINDS: dict[str, dict[str, Any]] = {
+    "bert": SMALL,
+    "mpnet": SMALL | {"pad_token_id": 0, "max_position_embeddings": 40},
+    "roberta": SMALL | {"pad_token_id": 0, "max_position_embeddings": 40},
+    "convbert": SMALL | {"embedding_size": 32},
+    "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 32, "pad_token_id": 5},
+    "llama": SMALL | {"pad_token_id": 5},
+    "xlnet": {"d_model": 32, "n_layer": 2, "n_head": 2, "d_inner": 32, "pad_token_id": 5},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_text_is_answered_alike_alone_and_beside_longer_ones(kind: str, tmp_path: Path) -> None:
+    model = torches.write_classifier(tmp_path, kind, **KINDS[kind])
+    opened = predictor(tmp_path)
+
+    together = opened._outputs_for(TEXTS)
+
+    for text, answer in zip(TEXTS, together, strict=True):
+        alone = opened._outputs_for(text)
+        expected = by_transformers(model, text).logits.softmax(-1)[0].numpy()
+        np.testing.assert_allclose(list(alone["scores"].values()), expected, atol=1e-4)
+        np.testing.assert_allclose(list(answer["scores"].values()), expected, atol=1e-4)
+
+
+def test_models_that_look_at_padding_run_texts_apart_and_others_don_t(tmp_path: Path) -> None:
+    for kind in ("bert", "gpt2", "convbert"):
+        torches.write_classifier(tmp_path / kind, kind, **KINDS[kind])
+    apart = {kind: bool(predictor(tmp_path / kind).why_alone) for kind in ("bert", "gpt2", "convbert")}
+    assert apart == {"bert": False, "gpt2": False, "convbert": True}
+
+
 def test_labels_that_exclude_nothing_are_scored_one_by_one(tmp_path: Path) -> None:
     model = torches.write_bert(
         tmp_path, "BertForSequenceClassification", **LABELLED, problem_type="multi_label_classification"
