@@ -93,7 +93,7 @@ def test_status_says_what_a_batch_may_have(server: SeawayServer) -> None:
         ({"lane": "batch", "engines": 2, "processes": 2}, "engines and processes"),
         ({"lane": "batch", "placement": "inline"}, "inline"),
     ],
-    ids=["rows", "dtype", "engines", "inline"],
+    ids=["rows", "auto", "dtype", "engines", "inline"],
 )
 def test_settings_that_would_do_nothing_are_refused(
     server: SeawayServer, settings: dict[str, Any], problem: str
