@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 from seaway.errors import InvalidPackage
 from seaway.types import Json
@@ -43,5 +43,5 @@ def _numbers(config: Json, keys: Sequence[str]) -> Iterator[tuple[str, Any]]:
         todo += [value for value in part.values() if isinstance(value, dict)]
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: Any) -> TypeGuard[int | float]:
     return isinstance(value, int | float) and not isinstance(value, bool)
