@@ -36,13 +36,12 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks import load, measure
+from benchmarks.batching_report import LEGEND, for_terminal, grids, update_docs, write
 from benchmarks.http_client import ask
-from benchmarks.paths import PEERS, RESULTS, ROOT
-from seaway.cli import plot
+from benchmarks.paths import PEERS, ROOT
 
 PACKAGE = ROOT / "examples" / "minilm_transformers" / "package"
 MAX_ROWS, MAX_LENGTH = 32, 128
@@ -53,12 +52,13 @@ START_SECONDS = 120.0
 PAUSE_SECONDS = 2.0
 """Between two measurements, so that what the clients of one have left behind is no load on the next."""
 MIN_COSINE = 0.999
+MIN_BATCHES = 8
+"""Full ones that fit into a measurement; the figures of fewer are those of where it happens to end."""
 WORDS = (  # noqa: SIM905 - reads better
     "day time way year work part place case week point hand thing group problem fact world life man child eye"
 ).split()
 """Each is one token."""
 Result = dict[str, Any]
-BEGIN, END = "<!-- batching begin -->", "<!-- batching end -->"
 
 
 @dataclass(frozen=True)
@@ -203,6 +203,7 @@ class Runner:
     seconds: float
     rows: int
     home: Path
+    mixed: bool = True
     windows: dict[tuple[str, str, float], list[Result]] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
 
@@ -212,9 +213,10 @@ class Runner:
             mixed = self._file("mixed", path, [chance.randint(8, MAX_LENGTH) for _ in range(512 * self.rows)])
             full = self._file("full", path, [MAX_LENGTH] * 64 * self.rows)
             self._closed(port, mixed, 2.0)
-            time.sleep(PAUSE_SECONDS)
-            self._keep("mixed", system, OUTSTANDING, self._closed(port, mixed, self.seconds))
-            advance()
+            if self.mixed:
+                time.sleep(PAUSE_SECONDS)
+                self._keep("mixed", system, OUTSTANDING, self._closed(port, mixed, self.seconds))
+                advance()
             for share in shares:
                 time.sleep(PAUSE_SECONDS)
                 rate = share * limit / self.rows
@@ -244,6 +246,22 @@ class Runner:
         ]
 
 
+def long_enough(seconds: float, batch_seconds: float) -> float:
+    """How long a measurement takes: as asked for, but several full batches at least.
+
+    >>> long_enough(12.0, 0.5), long_enough(4.0, 0.75)
+    (12.0, 6.0)
+    """
+    return max(seconds, MIN_BATCHES * batch_seconds)
+
+
+def lacks(given: argparse.Namespace) -> list[str]:
+    """What makes a run less than a full one, as its file is named for it."""
+    chosen = set(filter(None, (given.systems or "").split(",")))
+    partial = given.only or (chosen and chosen != {system.name for system in SYSTEMS})
+    return ["quick"] * bool(given.quick) + ["partial"] * bool(partial)
+
+
 def run(given: argparse.Namespace) -> Result:
     known = {system.name for system in SYSTEMS}
     if unknown := set((given.systems or "").split(",")) - known - {""}:
@@ -252,12 +270,16 @@ def run(given: argparse.Namespace) -> Result:
     shares = (0.8, 1.2) if given.quick else SHARES
     if given.only == "mixed":
         shares = ()
+    asks_mixed = given.only != "full"
     limit = offline_limit(given.device, given.seconds)
     console = Console(stderr=True)
-    steps = given.rounds * len(chosen) * (1 + len(shares))
+    seconds = long_enough(given.seconds, limit["batch_seconds"])
+    if seconds > given.seconds:
+        console.print(f"Measurements take {seconds:.1f} s instead of {given.seconds:g}: {MIN_BATCHES} full batches.")
+    steps = given.rounds * len(chosen) * (asks_mixed + len(shares))
     columns = (TextColumn("{task.description:26}"), BarColumn(), TimeRemainingColumn())
     with tempfile.TemporaryDirectory() as home, Progress(*columns, console=console) as progress:
-        runner = Runner(given.device, given.seconds, given.rows, Path(home))
+        runner = Runner(given.device, seconds, given.rows, Path(home), mixed=asks_mixed)
         task = progress.add_task("", total=steps)
         for number in range(given.rounds):
             # To and fro, so that a machine that gets slower or faster meanwhile is no system's and no load's alone.
@@ -272,129 +294,10 @@ def run(given: argparse.Namespace) -> Result:
     return {
         "date": datetime.now(UTC).date().isoformat(), "commit": measure.commit(ROOT), "machine": measure.machine(),
         "max_rows": MAX_ROWS, "max_length": MAX_LENGTH, "outstanding": OUTSTANDING, "rows_per_request": given.rows,
-        "seconds": given.seconds, "rounds": given.rounds, "limit": limit,
+        "seconds": round(seconds, 1), "rounds": given.rounds, "lacks": lacks(given), "limit": limit,
         "systems": {system.name: system.title for system in chosen},
         "failures": runner.failures, "windows": runner.medians(),
     }  # fmt: skip
-
-
-# --------------------------------------------------------------------------- showing it
-
-
-@dataclass(frozen=True)
-class Grid:
-    """A table, before anybody decides how it is shown."""
-
-    title: str
-    columns: tuple[str, ...]
-    rows: list[tuple[str, ...]]
-
-
-def grids(result: Result) -> list[Grid]:
-    """What people compare."""
-    found = {(one["load"], one["system"], one["level"]): one for one in result["windows"]}
-    return [_mixed(result, found), _full(result, found)]
-
-
-def _mixed(result: Result, found: dict[tuple[str, str, float], Result]) -> Grid:
-    best = found.get(("mixed", "seaway", result["outstanding"]))
-    rows = []
-    for name, title in result["systems"].items():
-        if one := found.get(("mixed", name, result["outstanding"])):
-            ratio = f"{best['rows_per_second'] / one['rows_per_second']:.2f} times" if best else "-"
-            rate, errors = f"{one['rows_per_second']:.1f}", f"{one['errors']:.0f}"
-            rows.append((title, rate, ratio, f"{one['p50_ms']:,.0f}", f"{one['p99_ms']:,.0f}", errors))
-    title = f"Mixed lengths, 8 to {result['max_length']} tokens, {result['outstanding']} requests outstanding"
-    return Grid(title, ("system", "samples/s", "Seaway's is", "p50 ms", "p99 ms", "errors"), rows)
-
-
-def _full(result: Result, found: dict[tuple[str, str, float], Result]) -> Grid:
-    limit, rows = result["limit"], []
-    for name, title in result["systems"].items():
-        for level in sorted(level for kind, system, level in found if kind == "full" and system == name):
-            one = found["full", name, level]
-            rate = one["rows_per_second"]
-            rows.append((
-                title, f"{level:.0%}", f"{rate:.1f}", f"{rate / limit['rows_per_second']:.0%}",
-                f"{one['p50_ms']:,.0f}", f"{one['p99_ms']:,.0f}", f"{one['p99_ms'] / 1e3 / limit['batch_seconds']:.1f}",
-                f"{one['refused']:.0f}", f"{one['refused_p99_ms']:.0f}" if one["refused"] else "-",
-            ))  # fmt: skip
-    title = (
-        f"{result['max_length']} tokens, open loop. Offline limit {limit['rows_per_second']:.1f} samples/s, "
-        f"a full batch takes {limit['batch_seconds'] * 1e3:.0f} ms"
-    )
-    columns = (
-        "system", "offered", "samples/s", "of the limit", "p50 ms", "p99 ms", "in batches", "refused", "within ms",
-    )  # fmt: skip
-    return Grid(title, columns, rows)
-
-
-def for_terminal(grid: Grid) -> Table:
-    table = Table(title=grid.title)
-    for column in grid.columns:
-        table.add_column(column, justify="left" if column == "system" else "right")
-    before = ""
-    for row in grid.rows:
-        table.add_row("" if row[0] == before else row[0], *row[1:])
-        before = row[0]
-    return table
-
-
-def drawing(result: Result) -> str:
-    """Throughput and latency against offered load, as SVG."""
-    rates: dict[str, tuple[float, ...]] = {}
-    waits: dict[str, tuple[float, ...]] = {}
-    levels: list[float] = sorted({one["level"] for one in result["windows"] if one["load"] == "full"})
-    for name, title in result["systems"].items():
-        found = {one["level"]: one for one in result["windows"] if (one["load"], one["system"]) == ("full", name)}
-        if found.keys() == set(levels):
-            rates[title] = tuple(100 * found[level]["rows_per_second"] / limit_of(result) for level in levels)
-            waits[title] = tuple(found[level]["p99_ms"] for level in levels)
-    offered = tuple(round(100 * level) for level in levels)
-    across = "offered, % of what the model does offline"
-    title = f"Batches of up to {result['max_rows']} texts of {result['max_length']} tokens, open loop"
-    panels = [plot.Panel("Answered, % of that", across, offered, rates), plot.Panel("p99, ms", across, offered, waits)]
-    return plot.svg(title, panels) if levels else ""
-
-
-def limit_of(result: Result) -> float:
-    """Samples a second offline."""
-    return float(result["limit"]["rows_per_second"])
-
-
-def for_docs(result: Result) -> str:
-    """The section of docs/benchmarks.md."""
-    machine, limit = result["machine"], result["limit"]
-    lines = [
-        f"{result['date']}, commit {result['commit']}, {machine['processor']}, {machine['cores']} cores, "
-        f"{limit['device']} in {limit['dtype']}, {result['rounds']} rounds of {result['seconds']:g} s, "
-        f"{result['rows_per_request']} sample a request, batches of at most {result['max_rows']} samples.",
-    ]
-    lines += ["", "![Answered requests and their p99 against offered load](batching.svg)"]
-    for grid in grids(result):
-        lines += ["", f"### {grid.title}", "", f"| {' | '.join(grid.columns)} |"]
-        lines.append(f"| --- |{' ---: |' * (len(grid.columns) - 1)}")
-        lines += [f"| {' | '.join(row)} |" for row in grid.rows]
-    return "\n".join(lines)
-
-
-def update_docs(result: Result) -> None:
-    path = ROOT / "docs" / "benchmarks.md"
-    before, _, rest = path.read_text().partition(BEGIN)
-    _, _, after = rest.partition(END)
-    path.write_text(f"{before}{BEGIN}\n\n{for_docs(result)}\n\n{END}{after}")
-    (ROOT / "docs" / "batching.svg").write_text(drawing(result))
-
-
-def write(result: Result, directory: Path) -> Path:
-    """The result file, named by date and device."""
-    device = str(result["limit"].get("device_name") or result["machine"]["processor"])
-    slug = "-".join(device.lower().replace("(", " ").replace(")", " ").split()[:3])
-    directory.mkdir(parents=True, exist_ok=True)
-    path = directory / f"{result['date']}-batching-{slug}.json"
-    path.write_text(json.dumps(result, indent=1) + "\n")
-    path.with_suffix(".svg").write_text(drawing(result))
-    return path
 
 
 def main() -> None:
@@ -409,25 +312,38 @@ def main() -> None:
     parser.add_argument("--show", type=Path, metavar="RESULT", help="measure nothing, show this file")
     parser.add_argument("--docs", action="store_true", help="write the section of docs/benchmarks.md")
     parser.add_argument("--json", action="store_true", help="print the result as JSON instead of tables")
-    parser.add_argument("--output", type=Path, default=RESULTS)
+    parser.add_argument("--output", type=Path, metavar="FOLDER", help="where a new result is written")
     given = parser.parse_args()
     if given.quick:
         given.rounds, given.seconds = 1, min(given.seconds, 4.0)
     if given.show and not given.show.is_file():
         raise SystemExit(f"There is no file {given.show}.")
+    if given.docs and not given.show and lacks(given):
+        raise SystemExit("Only a full run goes into the docs; leave --quick, --systems and --only away.")
     result = json.loads(given.show.read_text()) if given.show else run(given)
-    if given.docs:
-        update_docs(result)
     if not result["windows"]:
         raise SystemExit("Nothing was measured, and nothing is written.")
-    path = given.show or write(result, given.output)
-    if given.json:
+    if given.docs:
+        update_docs(result)
+    paths = [given.show] if given.show else write(result, given.output)
+    show(result, f"{'Shown' if given.show else 'Written'}: {' and '.join(map(str, paths))}", as_json=given.json)
+
+
+def show(result: Result, where: str, *, as_json: bool) -> None:
+    """The result on stdout; for a program, what is no JSON goes to stderr."""
+    notes = Console(stderr=True, soft_wrap=True)
+    if "quick" in result.get("lacks", ()):
+        notes.print("A quick run's figures only show that it runs; they say nothing about speed.")
+    if as_json:
         print(json.dumps(result))
+        notes.print(where)
         return
     console = Console()
     for grid in grids(result):
         console.print(for_terminal(grid))
-    console.print(f"{'Shown' if given.show else 'Written'}: {path}")
+        console.print()
+    print(LEGEND)
+    print(where)
 
 
 if __name__ == "__main__":

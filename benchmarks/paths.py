@@ -11,6 +11,8 @@ MODELS = BENCHMARKS / ".models"
 LOGS = BENCHMARKS / ".logs"
 PEERS = BENCHMARKS / "peers"
 RESULTS = BENCHMARKS / "results"
+UNFINISHED = BENCHMARKS / ".results"
+"""Results of runs that measured less than they could; not committed."""
 
 
 def python(venv: str) -> str:

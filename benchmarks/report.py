@@ -241,11 +241,22 @@ PANELS: tuple[tuple[str, str, dict[str, Any]], ...] = (
         {"group": "tabular", "load": "closed", "level": 8, "variant": "", "wire": "json"},
     ),
     (
-        "99th percentile, ms\n(300/s, beside a busy slow model)",
+        "99th percentile, ms\n(300/s, beside a busy slow model; pale: alone)",
         "p99_ms",
         {"group": "isolation", "load": "open", "beside": "slow"},
     ),
 )
+ALONE = {"beside": ""}
+"""What a cell with a model beside it is held against: the same cell without one, as a paler bar."""
+
+
+def _panels(result: Result) -> list[tuple[str, dict[str, float], dict[str, float]]]:
+    """Title and figures of each panel that there is something for; last, the figures that they are held against."""
+    found = []
+    for title, name, wanted in PANELS:
+        alone = _values(result, name, **wanted | ALONE) if wanted.get("beside") else {}
+        found.append((title, _values(result, name, **wanted), alone))
+    return [panel for panel in found if panel[1]]
 
 
 def figure_of(result: Result) -> Any:
@@ -255,22 +266,27 @@ def figure_of(result: Result) -> Any:
     mpl.use("svg")
     from matplotlib import pyplot  # noqa: PLC0415
 
-    panels = [(title, _values(result, name, **wanted)) for title, name, wanted in PANELS]
-    panels = [(title, values) for title, values in panels if values]
+    panels = _panels(result)
     if not panels:
         return None
     # Text stays text, and the same figures give the same file.
     mpl.rcParams.update({"svg.hashsalt": "benchmark", "svg.fonttype": "none", "font.family": "sans-serif"})
     size = (4.6 * len(panels), 2.9)
     figure, axes = pyplot.subplots(1, len(panels), figsize=size, squeeze=False, layout="constrained")
-    for axis, (title, values) in zip(axes[0], panels, strict=True):
+    for axis, (title, values, alone) in zip(axes[0], panels, strict=True):
         names = sorted(values, key=lambda name, of=values: of[name], reverse=True)
-        bars = axis.barh(
-            [result["titles"][name] for name in names],
-            [values[name] for name in names],
-            color=[COLOURS.get(name, OTHERS) for name in names],
-        )
-        axis.bar_label(bars, [number(values[name], 2) for name in names], padding=3, fontsize=8)
+        axis.set_yticks(range(len(names)), [result["titles"][name] for name in names])
+        height = 0.4 if alone else 0.8
+        for shift, shown, alpha in ((height / 2 if alone else 0.0, values, 1.0), (-height / 2, alone, 0.45)):
+            places = [place for place, name in enumerate(names) if name in shown]
+            bars = axis.barh(
+                [place + shift for place in places],
+                [shown[names[place]] for place in places],
+                height,
+                color=[COLOURS.get(names[place], OTHERS) for place in places],
+                alpha=alpha,
+            )
+            axis.bar_label(bars, [number(shown[names[place]], 2) for place in places], padding=3, fontsize=8)
         axis.set_title(title, fontsize=9)
         axis.spines[["top", "right"]].set_visible(False)
         axis.tick_params(labelsize=8)

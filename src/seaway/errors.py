@@ -88,6 +88,10 @@ class DeadlineExceeded(SeawayError):
     """The request's time was over before there was an answer."""
 
 
+MORE_TIME = "More is given by a longer X-Request-Timeout-Seconds header, or the deployment's timeout_seconds."
+"""What to do about it, at the end of a message."""
+
+
 class Cancelled(SeawayError):
     """The caller left before there was an answer."""
 

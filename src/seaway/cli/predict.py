@@ -44,7 +44,7 @@ def predict(
     if inputs is not None and kind is not None and kind.startswith("image/"):
         prediction = call.client.predict_image(model, values.read_file(inputs[1:]), kind, version=version)
     else:
-        value = text if inputs is None else values.read_json(inputs, "The input")
+        value = text if inputs is None else values.read_json(inputs, "The input", otherwise="A plain string is --text.")
         if isinstance(value, dict) and value.keys() == {"inputs"}:
             value = value["inputs"]  # a whole body of /predict, as curl sends it
         prediction = _ask(call, model, value, version)

@@ -44,14 +44,14 @@ def read_text(text: str) -> str:
     return text
 
 
-def read_json(text: str, what: str) -> Any:
-    """The JSON value that `text` stands for. Raises BadParameter (exit code 2) naming `what`."""
+def read_json(text: str, what: str, *, otherwise: str = "") -> Any:
+    """The JSON value that `text` stands for. Raises BadParameter (exit code 2) naming `what`, and `otherwise`."""
     content = read_text(text)
     try:
         return json.loads(content)
     except ValueError as error:
         is_file = len(text) < _MAX_PATH and Path(text).is_file()
-        hint = f" For the file write @{text}." if is_file else ""
+        hint = f" For the file write @{text}." if is_file else f" {otherwise}".rstrip()
         raise typer.BadParameter(f"{what} must be JSON, but: {error}.{hint}") from error
 
 

@@ -142,9 +142,15 @@ def at(sample: int, *, bare: bool) -> str:
 
 
 def shown(value: Any) -> str:
-    """A caller's value for a message: quoted, escaped and short."""
+    """A caller's value for a message, in JSON's words: quoted, escaped and short.
+
+    >>> shown("text"), shown(None), shown(True), shown([1])
+    ("'text'", 'null', 'true', 'a list')
+    """
     if isinstance(value, list | dict):
         return "a list" if isinstance(value, list) else "an object"
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, int) and abs(value) >= _HUGE:
         return "a huge number"  # Python refuses to print thousands of digits
     text = repr(value[:60] if isinstance(value, str) else value)

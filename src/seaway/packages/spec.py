@@ -16,6 +16,7 @@ import yaml
 from msgspec import Meta
 
 from seaway.errors import InvalidPackage
+from seaway.packages.known import advice, known_keys, known_values
 from seaway.packages.manifest import safe_path
 from seaway.types import Json
 
@@ -126,7 +127,7 @@ def convert(value: Any, kind: type[T], section: str) -> T:
     try:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
-        raise InvalidPackage(f"{SPEC_FILE}: {_explain(str(error), section)}") from error
+        raise InvalidPackage(f"{SPEC_FILE}: {_explain(str(error), section, value, kind)}") from error
 
 
 def package_file(package: Path, path: str, key: str) -> Path:
@@ -137,18 +138,23 @@ def package_file(package: Path, path: str, key: str) -> Path:
     return file
 
 
-def _explain(message: str, section: str) -> str:
-    """msgspec's message with the key as people write it.
+def _explain(message: str, section: str, value: Any, kind: Any) -> str:
+    """msgspec's message about `value`, which is no `kind`, with the key as people write it and what it may be.
 
-    >>> _explain("Object contains unknown field `tok` - at `$.features[0]`", "input")
-    "unknown key 'input.features[0].tok'; remove it or check its spelling."
-    >>> _explain("Expected `int`, got `str` - at `$.max_tokens`", "input")
-    "'input.max_tokens': expected `int`, got `str`."
+    >>> _explain("Object contains unknown field `pool` - at `$`", "output", {"pool": "mean"}, OutputSpec)
+    "unknown key 'output.pool'; did you mean 'pooling'?"
+    >>> _explain("Expected `int`, got `str` - at `$.engines`", "serving", {"engines": "2"}, ServingDefaults)
+    "'serving.engines': expected `int`, got `str`."
     """
     text, _, where = message.partition(" - at `$")
-    key = f"{section}{where.rstrip('`')}".strip(".") or "the file"
+    where = where.rstrip("`")
+    key = f"{section}{where}".strip(".") or "the file"
     if unknown := re.fullmatch(r"Object contains unknown field `(.*)`", text):
-        return f"unknown key {f'{key}.{unknown[1]}'.removeprefix('the file.')!r}; remove it or check its spelling."
+        known = known_keys(kind, value, where) + (["type", "allow_nonfinite"] if key == "input" else [])
+        return f"unknown key {f'{key}.{unknown[1]}'.removeprefix('the file.')!r}; {advice(unknown[1], known)}"
+    if wrong := re.fullmatch(r"Invalid (?:enum )?value '(.*)'", text, re.DOTALL):
+        known = known_values(kind, value, where)
+        return f"{key!r}: there is no {wrong[1][:80]!r}; known are: {', '.join(known)}."
     if missing := re.fullmatch(r"Object missing required field `(.*)`", text):
         return f"{f'{key}.{missing[1]}'.removeprefix('the file.')!r} is required."
     return f"{key!r}: {text[:1].lower()}{text[1:]}."

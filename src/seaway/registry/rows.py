@@ -35,7 +35,7 @@ def get_id(connection: Connection, table: Table, name: str) -> int:
     """Raises NotFound."""
     found = find_id(connection, table, name)
     if found is None:
-        raise NotFound(f"There is no {kind_of(table)} named {name!r}.")
+        raise NotFound(f"There is no {kind_of(table)} named {name!r}; `seaway {table.name}` lists what there is.")
     return found
 
 

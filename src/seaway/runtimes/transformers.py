@@ -5,15 +5,16 @@ The library gets a configuration and tensors; it is told no path, so that it can
 
 from __future__ import annotations
 
+import contextlib
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import huggingface_hub.constants
 import torch
 import transformers
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -31,6 +32,7 @@ from seaway.runtimes.transformers_files import (
     positions,
     weight_files,
 )  # fmt: skip
+from seaway.runtimes.transformers_sizes import check_sizes
 from seaway.types import Json, Signature, TensorSpec
 
 IDS, MASK, TYPE_IDS, PIXELS = "input_ids", "attention_mask", "token_type_ids", "pixel_values"
@@ -203,6 +205,7 @@ _POOLED: dict[str, Callable[[Tensor, Tensor | None], Tensor]] = {"mean": _mean, 
 
 def _open(package: Path, file: str, task: str, config: Json) -> Any:
     """The model with its weights, every one of them. Raises InvalidPackage."""
+    check_sizes(config, file, _shapes(package, file), text=TASKS[task].input == "text")
     kind, made = _class(task, config)
     weights = _weights(package, file)
     more = {"add_pooling_layer": False} if "add_pooling_layer" in inspect.signature(kind).parameters else {}
@@ -234,18 +237,37 @@ def _class(task: str, config: Json) -> tuple[Any, Any]:
         raise InvalidPackage(f"config.json is not accepted by transformers: {_brief(error)}") from error
 
 
+def _shapes(package: Path, file: str) -> list[Sequence[int]]:
+    """Of all tensors, from the files' heads alone."""
+    shapes: list[Sequence[int]] = []
+    for name in weight_files(package, file):
+        with _safetensors(name), safe_open(package / name, framework="pt") as opened:
+            shapes += [opened.get_slice(key).get_shape() for key in opened.keys()]  # noqa: SIM118 - it is no mapping
+    return shapes
+
+
 def _weights(package: Path, file: str) -> dict[str, Tensor]:
     weights: dict[str, Tensor] = {}
     for name in weight_files(package, file):
-        try:
+        with _safetensors(name):
             weights |= load_file(package / name)
-        except (SafetensorError, OSError, ValueError) as error:
-            raise InvalidPackage(f"{name!r} is not a safetensors file: {_brief(error)}") from error
     return weights
 
 
+@contextlib.contextmanager
+def _safetensors(name: str) -> Iterator[None]:
+    try:
+        yield
+    except (SafetensorError, OSError, ValueError) as error:
+        raise InvalidPackage(f"{name!r} is not a safetensors file: {_brief(error)}") from error
+
+
 def _load(kind: Any, config: Any, weights: dict[str, Tensor], **more: Any) -> tuple[Any, Json]:
-    common = {"config": config, "state_dict": weights, "output_loading_info": True, "local_files_only": True}
+    # Tensors of another shape are refused by `_check_keys`, which says which; transformers doesn't.
+    common = {
+        "config": config, "state_dict": weights, "output_loading_info": True, "local_files_only": True,
+        "ignore_mismatched_sizes": True,
+    }  # fmt: skip
     try:
         return kind.from_pretrained(None, dtype=torch.float32, attn_implementation="sdpa", **common, **more)  # type: ignore[no-any-return]
     except ValueError as error:
@@ -256,8 +278,10 @@ def _load(kind: Any, config: Any, weights: dict[str, Tensor], **more: Any) -> tu
 
 def _check_keys(file: str, report: Json, *, headless: bool, prefix: str) -> None:
     """Weights that are missing would be made up by chance, those left over belong to another model."""
-    if wrong := sorted(str(key[0] if isinstance(key, tuple) else key) for key in report.get("mismatched_keys", ())):
-        raise InvalidPackage(f"{file!r}: {_list(wrong)} has another shape than config.json says.")
+    if wrong := sorted((str(key), list(found), list(needed)) for key, found, needed in report["mismatched_keys"]):
+        name, found, needed = wrong[0]
+        rest = f" {len(wrong) - 1} more have another shape, too." if len(wrong) > 1 else ""
+        raise InvalidPackage(f"{file!r}: {name!r} has the shape {found}; config.json needs {needed}.{rest}")
     missing = sorted(str(key) for key in report["missing_keys"])
     if missing:
         raise InvalidPackage(f"{file!r} lacks {_list(missing)}, which the model of config.json needs.")

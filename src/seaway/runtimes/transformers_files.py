@@ -93,7 +93,7 @@ def complete(package: Path, spec: PackageSpec) -> PackageSpec:
 
 
 def check_config(config: Json) -> None:
-    """Raise InvalidPackage for a config.json that names code, or weights that other libraries unpack."""
+    """Raise InvalidPackage for a config.json that names code, weights that other libraries unpack, or absurd labels."""
     for key in _REMOTE:
         if _holds(config, key):
             raise InvalidPackage(
@@ -105,6 +105,7 @@ def check_config(config: Json) -> None:
             raise InvalidPackage(f"config.json has {key!r}, which is not supported; save the plain model.")
     if not isinstance(config.get("model_type"), str):
         raise InvalidPackage("config.json has no 'model_type'; save the model with save_pretrained.")
+    _label_count(config)
 
 
 def infer_task(package: Path, config: Json) -> str:
@@ -143,13 +144,8 @@ def weight_files(package: Path, model: str) -> list[str]:
 def labels_of(config: Json) -> tuple[str, ...]:
     """`id2label` of config.json in the order of the numbers. Raises InvalidPackage when one is missing."""
     found = config.get("id2label")
-    count = config.get("num_labels") or 2
-    if not isinstance(count, int) or isinstance(count, bool) or not 1 <= count <= MAX_LABELS:
-        raise InvalidPackage(
-            f"config.json: 'num_labels' must be a number from 1 to {MAX_LABELS}, not {str(count)[:40]!r}."
-        )
     if not isinstance(found, dict) or not found:
-        found = {str(number): f"LABEL_{number}" for number in range(count)}
+        found = {str(number): f"LABEL_{number}" for number in range(_label_count(config))}
     try:
         numbered = {int(number): str(label) for number, label in found.items()}
     except ValueError as error:
@@ -184,6 +180,16 @@ def pooling_of(package: Path) -> Pooling:
 
 
 # --------------------------------------------------------------------------- parts of the above
+
+
+def _label_count(config: Json) -> int:
+    """`num_labels`, for which transformers makes as many names whatever the task."""
+    count = config.get("num_labels") or 2
+    if not isinstance(count, int) or isinstance(count, bool) or not 1 <= count <= MAX_LABELS:
+        raise InvalidPackage(
+            f"config.json: 'num_labels' must be a number from 1 to {MAX_LABELS}, not {str(count)[:40]!r}."
+        )
+    return count
 
 
 def _holds(value: Any, key: str) -> bool:

@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 import structlog
 
-from seaway.errors import Cancelled, DeadlineExceeded, DeviceLost, OutOfMemory, SeawayError
+from seaway.errors import MORE_TIME, Cancelled, DeadlineExceeded, DeviceLost, OutOfMemory, SeawayError
 from seaway.runtimes.base import DeviceSession, RunHandle
 from seaway.serving.batch_limits import AdaptiveLimits
 from seaway.serving.batching import BatchQueue, QueueBounds
@@ -193,7 +193,8 @@ class BatchLane:
                 # Nothing ends a tokenizer that hangs, and a lane may have one thread that prepares.
                 ignored = max(ignored, now_ns - max(began, entry.deadline_ns))
         for ticket in expired:
-            self._refuse(ticket.payload.entry, DeadlineExceeded("The request's time was over before its answer came."))
+            error = DeadlineExceeded(f"The request's time was over before its answer came. {MORE_TIME}")
+            self._refuse(ticket.payload.entry, error)
         return ignored
 
     def running_entries(self) -> list[Any]:
@@ -239,7 +240,7 @@ class BatchLane:
             self._refuse(entry, Cancelled("The caller has left."))
             return
         if began > entry.deadline_ns:
-            raise DeadlineExceeded("The request's time was over before it ran.")
+            raise DeadlineExceeded(f"The request's time was over before it ran. {MORE_TIME}")
         payload = entry.payload
         prepared = self._predictor.prepare(payload)
         rows = self._collator.describe(prepared)

@@ -20,7 +20,7 @@ from typing import Any, Protocol
 
 import structlog
 
-from seaway.errors import Cancelled, DeadlineExceeded, SeawayError
+from seaway.errors import MORE_TIME, Cancelled, DeadlineExceeded, SeawayError
 from seaway.runtimes.base import RunHandle
 from seaway.serving.lane import Entry, Owner, Timing, moving_average, overloaded
 from seaway.serving.predictor import Predictor
@@ -203,7 +203,7 @@ class CpuLane:
             self._owner.refused(entry, Cancelled("The caller has left."))
             return
         if started > entry.deadline_ns:
-            self._owner.refused(entry, DeadlineExceeded("The request's time was over before it ran."))
+            self._owner.refused(entry, DeadlineExceeded(f"The request's time was over before it ran. {MORE_TIME}"))
             return
         self._owner.began(engine.number, entry)
         engine.current = entry
@@ -260,7 +260,7 @@ class CpuLane:
 def _why_stopped(entry: StoppableEntry) -> SeawayError:
     if entry.cancelled:
         return Cancelled("The caller has left.")
-    return DeadlineExceeded("The request's time was over while the model ran; the run was stopped.")
+    return DeadlineExceeded(f"The request's time was over while the model ran; the run was stopped. {MORE_TIME}")
 
 
 def _is_fast(predictor: Predictor) -> bool:

@@ -20,7 +20,7 @@ from typing import cast
 import msgspec
 import structlog
 
-from seaway.errors import DeadlineExceeded, Overloaded, SeawayError, WorkerLost, from_code
+from seaway.errors import MORE_TIME, DeadlineExceeded, Overloaded, SeawayError, WorkerLost, from_code
 from seaway.serving import messages
 from seaway.serving.arena import MAX_LENT_BYTES, MIN_LENT_BYTES, Arena, Slot
 from seaway.serving.page import WorkerPage
@@ -325,7 +325,7 @@ class Pool:
         for call in calls:
             if call.deadline_ns < now:
                 self.cancel(call)
-                call.settle(DeadlineExceeded("The request's time was over before its answer came."))
+                call.settle(DeadlineExceeded(f"The request's time was over before its answer came. {MORE_TIME}"))
         self._tick = None
         if left := [call.deadline_ns for call in calls if not call.settled]:
             self._look_at(min(left))

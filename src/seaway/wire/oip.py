@@ -103,6 +103,7 @@ def decode_infer(
     text = bytes(body) if header_length is None else bytes(view[:header_length])
     request = _request(text)
     parameters = _parameters(request.parameters, "parameters")
+    _check_priority(parameters)
     binary_default = _flag(parameters, "binary_data_output", "parameters")
     inputs = _inputs(request.inputs, view[len(text) :])
     # No outputs asked for and an empty list of them both mean all, as in Triton.
@@ -153,6 +154,12 @@ def _flag(parameters: Mapping[str, Any], key: str, where: str) -> bool:
     if not isinstance(value, bool):
         raise InvalidRequest(f"{where}.{key}: expected true or false.")
     return value
+
+
+def _check_priority(parameters: Mapping[str, Any]) -> None:
+    value = parameters.get("priority")
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
+        raise InvalidRequest("parameters.priority must be a whole number; those of 2 and more let others go first.")
 
 
 def _number(parameters: Mapping[str, Any], key: str, unit: str, where: str) -> int:

@@ -21,6 +21,9 @@ KEYS_CHECKED_BYTES = 1 << 16
 
 T = TypeVar("T")
 _NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
+_HALF_PAIR = re.compile(rb"(?<!\\)(?:\\\\)*\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u)")
+_INVALID = re.compile(r"invalid character \(byte (\d+)\)")
+_NO_NUMBER = re.compile(rb"NaN|Infinity")
 _WORDS = {
     " | null`": "`", "`null`": "null",
     "`float`": "a number", "`int`": "an integer", "`bool`": "a boolean", "`str`": "a string",
@@ -42,7 +45,21 @@ def decode_json(decode: Callable[[bytes | msgspec.Raw], T], text: bytes | msgspe
     except msgspec.ValidationError as error:
         raise InvalidRequest(_explained(str(error), where)) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InvalidRequest(f"{where or 'The body'} is not valid JSON: {error}.") from error
+        problem = _malformed(str(error), bytes(text))
+        raise InvalidRequest(f"{where or 'The body'} is not valid JSON: {problem}.") from error
+
+
+def _malformed(message: str, text: bytes) -> str:
+    """msgspec's message; in plain words for what clients write that hold more for JSON than there is.
+
+    >>> _malformed("JSON is malformed: invalid character (byte 1)", b"[NaN]")
+    'JSON has no NaN; send numbers, or null where a value may be missing'
+    """
+    if "surrogate" in message or ("truncated" in message and _HALF_PAIR.search(text)):
+        return "a string has half a surrogate pair (\\ud800 to \\udfff); send both halves, or the character itself"
+    if (place := _INVALID.search(message)) and (word := _NO_NUMBER.match(text, int(place[1]))):
+        return f"JSON has no {word[0].decode()}; send numbers, or null where a value may be missing"
+    return message
 
 
 def _explained(message: str, where: str) -> str:

@@ -88,6 +88,11 @@ def test_a_demotion_before_ready_is_no_state_either(registry: Registry) -> None:
     assert (found.state, found.ready_at is not None, found.demoted) == ("ready", True, "Slow.")
 
 
+def test_a_model_that_is_not_there_is_refused_with_what_lists_them(registry: Registry) -> None:
+    with pytest.raises(NotFound, match=r"There is no model named 'nope'; `seaway models` lists what there is\."):
+        registry.rollback("nope", actor="ada")
+
+
 def test_a_new_revision_is_not_demoted(registry: Registry) -> None:
     add_model(registry, b"one")
     add_model(registry, b"two")

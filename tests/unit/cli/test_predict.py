@@ -93,6 +93,10 @@ def test_a_file_name_without_its_at_sign_is_understood(seaway: Seaway, sample: P
     assert f"write @{sample}" in " ".join(seaway("predict", "churn", str(sample)).stderr.split())
 
 
+def test_an_input_that_is_no_json_is_told_of_text(seaway: Seaway) -> None:
+    assert "A plain string is --text." in " ".join(seaway("predict", "churn", "hello").stderr.replace("│", "").split())
+
+
 def test_a_picture_that_is_not_there_is_named(server: ScriptedServer, seaway: Seaway) -> None:
     done = seaway("predict", "churn", "@no-such.png")
 

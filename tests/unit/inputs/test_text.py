@@ -72,6 +72,12 @@ def test_a_graph_of_fixed_length_is_always_filled(package: Path) -> None:
     assert text(package, fixed).prepare("the cat sat the cat").feeds[0]["input_ids"].tolist() == [[1, 4, 5, 2]]
 
 
+@pytest.mark.parametrize(("sent", "named"), [(None, "null"), (True, "true"), (1.5, "1.5"), ({}, "an object")], ids=str)
+def test_what_is_no_text_is_named_as_json_writes_it(package: Path, sent: Any, named: str) -> None:
+    with pytest.raises(InvalidRequest, match=rf"inputs\[1\] must be a string, not {named}\."):
+        text(package).prepare(["cat", sent])
+
+
 def test_a_long_text_is_cut(package: Path) -> None:
     assert text(package, max_tokens=3).prepare("the cat sat").feeds[0]["input_ids"].tolist() == [[1, 4, 2]]
 

@@ -406,6 +406,48 @@ def test_labels_must_be_numbered_without_gaps(tmp_path: Path) -> None:
         load(tmp_path)
 
 
+def test_tensors_of_another_shape_are_named_with_both_shapes(tmp_path: Path) -> None:
+    torches.write_bert(tmp_path, spec="task: embeddings")
+    torches.edit_config(tmp_path, intermediate_size=24)
+
+    with pytest.raises(InvalidPackage) as caught:
+        load(tmp_path)
+    assert str(caught.value) == (
+        "'model.safetensors': 'encoder.layer.0.intermediate.dense.bias' has the shape [16]; config.json needs [24]. "
+        "5 more have another shape, too."
+    )
+
+
+@pytest.mark.parametrize(
+    ("keys", "why"),
+    [
+        ({"num_hidden_layers": 10**9}, "'num_hidden_layers' is 1,000,000,000; 'model.safetensors' has only 39 tensors"),
+        ({"num_hidden_layers": 40}, "'num_hidden_layers' is 40; 'model.safetensors' has only 39 tensors"),
+        ({"part": {"n_layers": 1e9}}, "'n_layers' is 1,000,000,000.0; 'model.safetensors' has only 39 tensors"),
+        ({"vocab_size": 10**10}, "'vocab_size' is 10,000,000,000; no tensor in 'model.safetensors' has more than 16 "),
+        ({"max_position_embeddings": 10**8}, "'max_position_embeddings' is 100,000,000; at most 10,000,000"),
+        ({"num_labels": 10**9}, "'num_labels' must be a number from 1 to 100000, not '1000000000'"),
+    ],
+    ids=str,
+)
+def test_sizes_that_the_weights_rule_out_are_refused_before_anything_is_made_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keys: dict[str, Any], why: str
+) -> None:
+    torches.write_bert(tmp_path, spec="task: embeddings")
+    torches.edit_config(tmp_path, **keys)
+    monkeypatch.delattr("seaway.runtimes.transformers._class")
+
+    with pytest.raises(InvalidPackage, match=why):
+        load(tmp_path)
+
+
+def test_words_that_a_model_of_pictures_has_no_tensor_for_are_no_mistake(tmp_path: Path) -> None:
+    torches.write_vit(tmp_path)
+    torches.edit_config(tmp_path, vocab_size=8192)
+
+    assert load(tmp_path).signature.inputs[0].name == "pixel_values"
+
+
 @pytest.mark.parametrize("number", ["abc", [3], {"a": 1}, 30_000_000, -1, 2.5], ids=str)
 def test_a_number_of_labels_that_is_none_is_refused_by_name(tmp_path: Path, number: Any) -> None:
     torches.write_bert(tmp_path, "BertForSequenceClassification", **LABELLED)

@@ -241,7 +241,7 @@ async def test_at_its_deadline_a_request_is_answered_and_cancelled_in_the_worker
     pool = await stage.pool(worker)
     one = call(7, seconds=0.05)
     pool.submit(one)
-    with pytest.raises(DeadlineExceeded):
+    with pytest.raises(DeadlineExceeded, match=r"a longer X-Request-Timeout-Seconds header, or .* timeout_seconds"):
         await one.future
     assert [(await worker.next())[:2], (await worker.next())[:2]] == [(messages.PREDICT, 7), (messages.CANCEL, 7)]
     worker.answer(7)  # too late: nobody is surprised

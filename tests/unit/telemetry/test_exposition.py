@@ -12,6 +12,7 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from seaway.telemetry.batches import BatchCounters
 from seaway.telemetry.metrics import CONTENT_TYPE, NAMES, LiveGauges, VersionGauges, render
 from seaway.telemetry.page import MetricsPage, Timings
 from seaway.telemetry.snapshot import BUCKETS_NS, OUTCOMES, UNKNOWN_MODEL
@@ -138,7 +139,9 @@ def test_label_values_are_escaped(tmp_path: Path) -> None:
 
 def exposed() -> set[str]:
     """Every series name that a query can ask for; names with a colon are recorded by the rules themselves."""
-    text = render([], LiveGauges((VersionGauges("iris", 1),), build={"version": "0"}))
+    batches = BatchCounters()
+    batches.left(1, 1, "full")
+    text = render([], LiveGauges((VersionGauges("iris", 1, batches=batches),), build={"version": "0"}))
     return {name for name, _ in samples(text)}
 
 

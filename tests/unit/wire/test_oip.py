@@ -290,6 +290,19 @@ def test_reserved_parameters_are_refused_and_shared_memory_is_not_offered() -> N
         decode_infer(request(parameters={"shared_memory_region": "r"}), header_length=None)
 
 
+@pytest.mark.parametrize("priority", [True, "2", 1.5, [1], {"at": 1}], ids=str)
+def test_a_priority_that_is_no_whole_number_is_refused(priority: Any) -> None:
+    body = request()[:-1] + b',"parameters":{"priority":%s}}' % msgspec.json.encode(priority)
+    with pytest.raises(InvalidRequest, match=r"parameters\.priority must be a whole number"):
+        decode_infer(body, header_length=None)
+
+
+@pytest.mark.parametrize("priority", [0, 1, 2, None], ids=str)
+def test_a_priority_is_kept(priority: int | None) -> None:
+    body = request()[:-1] + b',"parameters":{"priority":%s}}' % msgspec.json.encode(priority)
+    assert decode_infer(body, header_length=None).parameters == {"priority": priority}
+
+
 def test_ten_thousand_requested_outputs_are_too_many() -> None:
     body = msgspec.json.encode(
         {
