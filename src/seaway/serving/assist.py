@@ -1,9 +1,9 @@
 """Gateways that lend a hand: while the server is asked for one model only, they run it themselves (ADR 11).
 
 A hop to a worker costs two wakes of a gateway. Beside a model of some milliseconds, which streams its weights through
-the caches, each of them finds its caches cold and takes ten times as long as otherwise. A gateway that runs the model itself
-is awake already. It runs one request in each turn of its event loop, so that whatever else comes waits for one run at
-most, and everything goes to the workers from the first moment in which another model, or anything else, is asked for.
+the caches, each of them finds its caches cold and takes ten times as long as otherwise. A gateway that runs the model
+itself is awake already. It runs one request in each turn of its event loop, so that whatever else comes waits for one run
+at most, and everything goes to the workers from the first moment in which anything else is asked for.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from seaway.serving.pool import Result
 from seaway.serving.predictor import Payload
 
 if TYPE_CHECKING:
-    from seaway.serving.plane import DataPlane, Done, Flight, InferCall
+    from seaway.serving.plane import DataPlane, Done, Flight, InferCall, Prediction
 
 QUIET_NS = 1_000_000_000
 """For so long nothing else must have been asked for."""
@@ -139,7 +139,7 @@ class Assistant:
 
 
 class LocalFlight:
-    """A request that waits to run here. For its caller like a `Flight`, which it becomes where a worker should do it."""
+    """A request that waits to run here; for its caller like the `Flight` that it becomes where a worker should do it."""
 
     __slots__ = ("_deadline_ns", "_done", "_flight", "_plane", "_request", "_started", "version")
 
@@ -200,6 +200,9 @@ class LocalFlight:
             self._end(plane.outcome_of(error), error)
             return
         if found is None:
+            if version.refused_numbers:
+                self._learn(version.refused_numbers)
+                version.refused_numbers = 0
             self.hand_over()
             return
         reply, input_ns, infer_ns, output_ns = found
@@ -211,6 +214,19 @@ class LocalFlight:
         done, self._done = self._done, None
         if done is not None:
             done(plane.finished(version.served, Result(answer, body), prediction_id, self._started))
+
+    def _learn(self, numbers: int) -> None:
+        """Let the worker's time decide whether requests of this size may run here."""
+        done, version = self._done, self.version
+
+        def learning(outcome: Prediction | SeawayError) -> None:
+            if not isinstance(outcome, SeawayError):
+                answer = outcome.result.answer
+                version.allow(numbers, answer.input_ns + answer.infer_ns + answer.output_ns)
+            assert done is not None  # noqa: S101 - it waits, so somebody wants it
+            done(outcome)
+
+        self._done = learning
 
     def _end(self, outcome: str, error: SeawayError) -> None:
         done, self._done = self._done, None

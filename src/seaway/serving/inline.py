@@ -63,6 +63,8 @@ class InlineVersion:
         self._budget_ns = spec.budget_ns
         self._max_rows = spec.max_rows
         self._max_numbers = spec.max_numbers
+        self.refused_numbers = 0
+        """Of the last request that was too large."""
         self._run_cpu_ns = max(_RUN_CPU_NS, _PATIENT_RUNS * spec.budget_ns)
         self._predictor = predictor
         self._watchdog = watchdog
@@ -105,7 +107,8 @@ class InlineVersion:
             answered = self._predictor.answer(payload, prediction_id, self._handle, self._max_rows, self._max_numbers)
         except _CALLERS_FAULT:
             raise
-        except TooLarge:
+        except TooLarge as error:
+            self.refused_numbers = error.numbers
             return None
         except Exception as error:  # noqa: BLE001 - whatever it is, the worker tries it in a process of its own
             self._fail(error)
@@ -116,6 +119,11 @@ class InlineVersion:
                 self._sample(time.thread_time_ns() - cpu)
         self._failures = 0
         return answered
+
+    def allow(self, numbers: int, took_ns: int) -> None:
+        """A worker took so long for a request of so many numbers: from now on such may run here, if that's little."""
+        if self._max_numbers is not None and took_ns <= self._budget_ns:
+            self._max_numbers = max(self._max_numbers, numbers)
 
     def _begin_sample(self) -> int:
         self._weighs = self._samples % _WEIGHED == 0

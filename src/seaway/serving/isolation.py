@@ -81,7 +81,7 @@ class ActivityPage:
         return reserved_cores(demand / 1000, cores) if active else 0
 
     def tell(self, gateway: int, model: int, changed_ns: int, now_ns: int) -> None:
-        """Since `changed_ns` this gateway was asked for this model only, given as a number. Called in that gateway only."""
+        """Since `changed_ns` this gateway was asked for this model (a number) only. Called in that gateway only."""
         at = _WORDS * gateway
         self._words[at + _MODEL], self._words[at + _CHANGED], self._words[at + _SEEN] = model, changed_ns, now_ns
 

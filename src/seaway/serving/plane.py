@@ -382,7 +382,7 @@ class DataPlane:
         return self.send(request, done, started)
 
     def send(self, request: InferCall, done: Done, started: int) -> Flight:
-        """Send a request that came at `started` to a worker. `done` gets its end, at the earliest before this returns."""
+        """Send a request that came at `started` to a worker. `done` gets its end, perhaps before this returns."""
         flight = Flight(self, request, done, started)
         flight.launch()
         return flight

@@ -41,6 +41,11 @@ MIN_COMPRESSED_BYTES = 1024
 class TooLarge(Exception):
     """More samples, or larger ones, than the caller of `answer` wants to run."""
 
+    def __init__(self, numbers: int) -> None:
+        super().__init__()
+        self.numbers = numbers
+        """In the tensors of the request."""
+
 
 def check_timeout(parameters: Json, passed_ns: int) -> None:
     """Keep to the protocol's `timeout` (µs) where the gateway hasn't: it looks for it in JSON of up to 64 kB only."""
@@ -248,7 +253,7 @@ class Predictor:
         prepared = self.prepare(payload)
         ready = monotonic_ns()
         if prepared.samples.rows > max_rows or (max_numbers is not None and prepared.numbers > max_numbers):
-            raise TooLarge
+            raise TooLarge(prepared.numbers)
         if prepared.request is not None and prepared.request.parameters:
             check_timeout(prepared.request.parameters, ready - began)
         outputs = self._run(prepared, handle)
