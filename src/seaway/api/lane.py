@@ -145,6 +145,9 @@ class LaneProtocol(GuardedProtocol):
     def _begin_large(self, head: Head, first: memoryview) -> None:
         """Receive a large body straight to where it is read: an arena that the version's workers share, if possible."""
         slot = self.lane.plane.lend(head.call, head.length)
+        if slot is None and len(first) == head.length:
+            self._take(head, first, None)
+            return
         try:
             # Pages of a mapping take memory when they are filled: a head alone makes nobody keep what it announces.
             body = slot.body if slot is not None else memoryview(mmap.mmap(-1, head.length))

@@ -2,8 +2,8 @@
 
 A hop to a worker costs two wakes of a gateway. Beside a model of some milliseconds, which streams its weights through
 the caches, each of them finds its caches cold and takes ten times as long as otherwise. A gateway that runs the model
-itself is awake already. It runs one request in each turn of its event loop, so that whatever else comes waits for one run
-at most, and everything goes to the workers from the first moment in which anything else is asked for.
+itself is awake already. It runs one request in each turn of its event loop, so that whatever else comes waits for one
+run at most, and everything goes to the workers from the first moment in which anything else is asked for.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ class Assistant:
 
 
 class LocalFlight:
-    """A request that waits to run here; for its caller like the `Flight` that it becomes where a worker should do it."""
+    """A request that waits to run here; to its caller the `Flight` that it becomes where a worker should do it."""
 
     __slots__ = ("_deadline_ns", "_done", "_flight", "_plane", "_request", "_started", "version")
 

@@ -141,7 +141,7 @@ def choose(calibration: Calibration, *, cores: int, asked: ServingSettings) -> C
         how = f"a run takes only {duration(calibration.run_ns)}, so each engine has a process of its own"
         if shares and processes > 1:
             how += f", which share {calibration.model_bytes / 1e6:.0f} MB of weights"
-    assisted = wanted == "auto" and _may_assist(calibration)
+    assisted = wanted == "auto" and not (asked.engines or asked.processes) and _may_assist(calibration)
     if assisted:
         how += "; gateways run it, too, while the server is asked for nothing else"
     refusal = ""
