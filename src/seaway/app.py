@@ -47,6 +47,7 @@ async def _gateway(settings: Settings, run: Path, index: int, listener: socket.s
     from seaway.api.gateway import edge_app, gateway_app  # noqa: PLC0415 - only this role imports the edge
     from seaway.api.lane import protocol_for  # noqa: PLC0415
     from seaway.api.server import Census, GatewayServer  # noqa: PLC0415
+    from seaway.serving.assist import Assistant  # noqa: PLC0415
     from seaway.serving.isolation import ACTIVITY_PAGE, ActivityPage, GatewayIsolation  # noqa: PLC0415
     from seaway.serving.plane import DataPlane  # noqa: PLC0415
     from seaway.telemetry.page import MetricsPage, NoMetrics  # noqa: PLC0415
@@ -55,6 +56,7 @@ async def _gateway(settings: Settings, run: Path, index: int, listener: socket.s
     plane = DataPlane(index=index, page=page, random=random.random, max_body_bytes=settings.max_body_bytes)
     if settings.isolation and hasattr(os, "sched_setaffinity"):
         activity = ActivityPage(run / ACTIVITY_PAGE, settings.gateways or 1)
+        plane.assistant = Assistant(plane, activity, index)
         plane.isolation = GatewayIsolation(activity, index, process.available_cpus(), plane.has_slow_work)
     app = gateway_app(plane, settings=settings, pages=lambda: sorted(run.glob("metrics-*.page")))
     edge = edge_app(app, settings=settings, control_socket=run / "control.sock")

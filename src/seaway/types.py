@@ -81,6 +81,8 @@ class Calibration:
     min_cosine: float | None = None
     obstacle: str = ""
     """Why no gateway may run it, whatever it costs: what its runtime says."""
+    numbers: int = 0
+    """In the tensors of the sample; 0: not counted."""
 
     @property
     def request_ns(self) -> int:
@@ -99,6 +101,8 @@ class Choice:
     why: str
     """A sentence for people."""
     lane: str = "cpu"
+    assisted: bool = False
+    """For workers: gateways run it, too, while the server is asked for nothing else."""
     refusal: str = ""
     """Why what was asked for can't be; a deployment that never served fails with it."""
 
@@ -374,6 +378,12 @@ class InlineSpec:
     max_rows: int
     budget_ns: int
     """Thread CPU time that one request may cost; a version that keeps exceeding it is moved out."""
+    max_numbers: int | None = None
+    """Numbers in the tensors of one request; None: `max_rows` says enough."""
+    alone: bool = False
+    """Only while the server is asked for nothing else."""
+    weights: str | None = None
+    """Where the processes that share its weights find them; None: in the package."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import mmap
+import time
 from random import getrandbits
 from typing import Any
 
@@ -23,6 +24,7 @@ from seaway.config import Settings
 from seaway.errors import DeadlineExceeded, InvalidRequest, NotFound, Overloaded, SeawayError
 from seaway.serving import messages
 from seaway.serving.arena import MIN_LENT_BYTES, Slot
+from seaway.serving.assist import LocalFlight
 from seaway.serving.inline import InlineVersion
 from seaway.serving.plane import DataPlane, Flight, InferCall, Prediction
 from seaway.serving.predictor import Reply
@@ -41,6 +43,11 @@ class Lane:
         self.reader = HeadReader(settings)
         self.debug = settings.log_level == "debug"
 
+    def note_other(self) -> None:
+        """Something comes that isn't a plain prediction request: nobody should wait for models to run here."""
+        if self.plane.assistant is not None:
+            self.plane.assistant.company.note("", time.monotonic_ns())
+
 
 class LaneProtocol(GuardedProtocol):
     """uvicorn's HTTP with the lane in front."""
@@ -54,7 +61,7 @@ class LaneProtocol(GuardedProtocol):
         self._head: Head | None = None
         self._body: list[bytes] = []
         self._missing = 0
-        self._flight: Flight | None = None
+        self._flight: Flight | LocalFlight | None = None
         self._traceparent = ""
         self._later: list[bytes] = []
         self._later_bytes = 0
@@ -93,12 +100,14 @@ class LaneProtocol(GuardedProtocol):
         while data:
             is_ordinary = self._in_message or self._unanswered or self._upgraded
             if is_ordinary or self._leaving or self.server_state.default_headers:
+                lane.note_other()
                 # The parser has the connection, or is to have it: a server that leaves says so in each answer.
                 super().data_received(data)
                 return
             end = data.find(b"\r\n\r\n", 0, MAX_HEAD_BYTES) + 4
             head = lane.reader.read(data[:end]) if end > 3 else None
             if head is None:
+                lane.note_other()
                 super().data_received(data)
                 return
             if self.timeout_keep_alive_task is not None:
@@ -136,6 +145,9 @@ class LaneProtocol(GuardedProtocol):
     def _begin_large(self, head: Head, first: memoryview) -> None:
         """Receive a large body straight to where it is read: an arena that the version's workers share, if possible."""
         slot = self.lane.plane.lend(head.call, head.length)
+        if slot is None and len(first) == head.length:
+            self._take(head, first, None)
+            return
         try:
             # Pages of a mapping take memory when they are filled: a head alone makes nobody keep what it announces.
             body = slot.body if slot is not None else memoryview(mmap.mmap(-1, head.length))
@@ -179,7 +191,7 @@ class LaneProtocol(GuardedProtocol):
             call.model, call.version, call.protocol, body, timeout, call.key, call.header_length,
             call.content_type, call.content_encoding, call.accept_encoding, slot,
         )  # fmt: skip
-        flight = plane.start(request, self._answer)
+        flight = plane.start(request, self._answer, plain=head.plain)
         if not flight.over:
             self._flight = flight
 

@@ -396,7 +396,9 @@ class Controller:
             max_queue_size=settings.max_queue_size or 1,
             timeout_seconds=settings.timeout_seconds or self._settings.timeout_seconds,
             max_batch_size=(version.spec.get("serving") or {}).get("max_batch_size") or MAX_BATCH_SIZE,
-            inline=self._placements.inline(revision, version, self._artifacts.path(version.digest)),
+            inline=self._placements.inline(
+                revision, version, self._artifacts.path(version.digest), self._weights / str(revision_id)
+            ),
             batching=self._placements.batching(revision, version),
         )  # fmt: skip
 

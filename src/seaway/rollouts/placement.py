@@ -164,12 +164,14 @@ class Placements:
             return calibration.most_engines(self._cores, self.effective(revision, version))
         return choice.engines // choice.processes
 
-    def inline(self, revision: DeploymentRevision, version: ModelVersion, package: Path) -> InlineSpec | None:
+    def inline(
+        self, revision: DeploymentRevision, version: ModelVersion, package: Path, weights: Path
+    ) -> InlineSpec | None:
         """Leave for gateways to run it, unless one of them gave it up."""
         choice = self.choice(revision, version)
-        if choice is None or choice.placement != "inline" or self.why_demoted(revision):
+        if choice is None or self.why_demoted(revision):
             return None
-        return calibration.inline_spec(self._measured[self._evidence(revision, version)], package)
+        return calibration.inline_spec(self._measured[self._evidence(revision, version)], choice, package, weights)
 
     def is_demoted(self, revision_id: int) -> bool:
         """Whether a gateway gave it up since this process started."""

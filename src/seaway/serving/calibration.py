@@ -24,6 +24,11 @@ INLINE_NS = 200_000
 """Thread CPU time below which a request may run in a gateway; a longer one would make others wait."""
 INLINE_BODY_BYTES = 16_384
 INLINE_ROWS = 64
+ASSIST_NS = 10_000_000
+"""Up to here gateways may run a version that belongs into workers, while the server is asked for nothing else."""
+ASSIST_BODY_BYTES = 1 << 19
+MAX_COPIED_BYTES = 4 << 20
+"""Of a model that each gateway may have for itself; the weights of larger ones are shared (`shared_weights`)."""
 SLOW_RUN_NS, SLOW_SHARED_RUN_NS = 2_000_000, 10_000_000
 """From here on a run leaves Python alone so long that engine threads of one process hinder each other less than a copy
 of the weights for each engine would cost; the second where processes share them (MiniLM, 4 ms: 5 to 9 % faster)."""
@@ -73,6 +78,7 @@ def measure(predictor: Predictor, package: Path, *, load_seconds: float, machine
         numeric_inputs=predictor.numeric,
         machine=machine,
         fixed_size=predictor.fixed_size,
+        numbers=predictor.prepare(sample).numbers,
         value_sized_operators=tuple(sorted(found.value_sized)),
         obstacle=found.obstacle,
         model_bytes=sum(path.stat().st_size for path in package.rglob("*") if path.is_file()),
@@ -135,10 +141,20 @@ def choose(calibration: Calibration, *, cores: int, asked: ServingSettings) -> C
         how = f"a run takes only {duration(calibration.run_ns)}, so each engine has a process of its own"
         if shares and processes > 1:
             how += f", which share {calibration.model_bytes / 1e6:.0f} MB of weights"
+    assisted = wanted == "auto" and not (asked.engines or asked.processes) and _may_assist(calibration)
+    if assisted:
+        how += "; gateways run it, too, while the server is asked for nothing else"
     refusal = ""
     if wanted == "inline":
         refusal = f"The placement inline was asked for and can't be: {obstacle}. Deploy it with placement auto."
-    return Choice("worker", processes, engines, f"{reason}: {_layout(processes, engines)}; {how}.", refusal=refusal)
+    return Choice(
+        "worker",
+        processes,
+        engines,
+        f"{reason}: {_layout(processes, engines)}; {how}.",
+        assisted=assisted,
+        refusal=refusal,
+    )
 
 
 def most_engines(cores: int, asked: ServingSettings) -> int:
@@ -146,18 +162,48 @@ def most_engines(cores: int, asked: ServingSettings) -> int:
     return 1 if asked.lane == "batch" else asked.engines or max(cores, asked.processes or 1)
 
 
-def inline_spec(calibration: Calibration, package: Path) -> InlineSpec:
-    """What gateways may run themselves of a version that was chosen to be inline.
+def inline_spec(calibration: Calibration, choice: Choice, package: Path, weights: Path) -> InlineSpec | None:
+    """What gateways may run themselves of a version; None: nothing. `weights`: where its processes share them.
 
     As many rows as fit into the budget if each cost as much as the first: decoding grows with them more than running
     (64 rows of three numbers: 391 µs and 5 µs).
     """
-    rows = INLINE_NS // max(1, calibration.request_ns)
-    return InlineSpec(str(package), INLINE_BODY_BYTES, min(max(rows, 1), INLINE_ROWS), INLINE_NS)
+    if choice.placement != "inline" and not choice.assisted:
+        return None
+    budget, n_bytes = (ASSIST_NS, ASSIST_BODY_BYTES) if choice.assisted else (INLINE_NS, INLINE_BODY_BYTES)
+    rows = max(budget // max(1, calibration.request_ns), 1)
+    return InlineSpec(
+        str(package), n_bytes, min(rows, INLINE_ROWS), budget,
+        max_numbers=None if calibration.fixed_size else rows * calibration.numbers,
+        alone=choice.assisted,
+        weights=str(weights) if calibration.shares_weights and choice.processes > 1 else None,
+    )  # fmt: skip
 
 
 def _obstacle(calibration: Calibration) -> str | None:
-    """Why a version can't run in gateways, as the beginning of a sentence."""
+    """Why a version can't be placed in gateways, as the beginning of a sentence."""
+    if unbounded := _why_unbounded(calibration):
+        return unbounded
+    if not calibration.fixed_size:
+        return "Its samples are of any size, so what the next one costs can't be told from one that was measured"
+    if calibration.request_ns >= INLINE_NS:
+        return f"A sample takes {duration(calibration.request_ns)} of CPU time, not less than {duration(INLINE_NS)}"
+    return None
+
+
+def _may_assist(calibration: Calibration) -> bool:
+    """Whether gateways that have nothing else to do may run it: what a request costs shows before it runs."""
+    return (
+        not _why_unbounded(calibration)
+        and calibration.request_ns < ASSIST_NS
+        and (calibration.fixed_size or calibration.numbers > 0)
+        # Weights of its own in each gateway would cost more than the hop to a worker.
+        and (calibration.shares_weights or calibration.model_bytes < MAX_COPIED_BYTES)
+    )
+
+
+def _why_unbounded(calibration: Calibration) -> str | None:
+    """Why what a request costs can't be told before it runs."""
     if calibration.obstacle:
         return calibration.obstacle
     if calibration.subgraph_operators:
@@ -168,10 +214,6 @@ def _obstacle(calibration: Calibration) -> str | None:
         return f"Its graph has {found}, so what a request costs depends on its values"
     if not calibration.numeric_inputs:
         return "Its inputs are not numbers, and what others cost can't be told from their size"
-    if not calibration.fixed_size:
-        return "Its samples are of any size, so what the next one costs can't be told from one that was measured"
-    if calibration.request_ns >= INLINE_NS:
-        return f"A sample takes {duration(calibration.request_ns)} of CPU time, not less than {duration(INLINE_NS)}"
     return None
 
 

@@ -16,9 +16,17 @@ from pathlib import Path
 
 import structlog
 
-from seaway.errors import DeadlineExceeded, InvalidRequest, NotSupported, PayloadTooLarge, UnsupportedEncoding
+from seaway.errors import (
+    DeadlineExceeded,
+    InvalidRequest,
+    NotSupported,
+    PayloadTooLarge,
+    Unavailable,
+    UnsupportedEncoding,
+)
 from seaway.runtimes.base import RunHandle
-from seaway.serving.predictor import Payload, Predictor, Reply, TooManyRows
+from seaway.serving.predictor import Payload, Predictor, Reply, TooLarge
+from seaway.serving.weight_files import is_filled
 from seaway.types import InlineSpec, ServedVersion
 
 log = structlog.get_logger()
@@ -27,7 +35,9 @@ _TICK_SECONDS = 0.02
 _IDLE_TICKS = 50
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _RUN_CPU_NS = 20_000_000
-"""CPU time after which a single run is ended: a hundred times the budget."""
+"""CPU time after which a single run is ended: a hundred times the budget of one that always runs here."""
+_PATIENT_RUNS = 4
+"""For others: so many budgets."""
 _RUN_WALL_NS = 1_000_000_000
 _SAMPLE = 16
 """Every so many requests the thread's CPU clock is read: it costs as much as a small model."""
@@ -45,11 +55,17 @@ class InlineVersion:
 
     def __init__(self, served: ServedVersion, spec: InlineSpec, predictor: Predictor, watchdog: Watchdog) -> None:
         self.served = served
+        self.alone = spec.alone
+        """It runs here only while the server is asked for nothing else."""
         self.max_body_bytes = spec.max_body_bytes
         self.cpu_ns = 0
         """Thread CPU time spent so far, extrapolated from samples."""
         self._budget_ns = spec.budget_ns
         self._max_rows = spec.max_rows
+        self._max_numbers = spec.max_numbers
+        self.refused_numbers = 0
+        """Of the last request that was too large."""
+        self._run_cpu_ns = max(_RUN_CPU_NS, _PATIENT_RUNS * spec.budget_ns)
         self._predictor = predictor
         self._watchdog = watchdog
         self._handle = RunHandle()
@@ -66,12 +82,17 @@ class InlineVersion:
     @classmethod
     def open(cls, served: ServedVersion, watchdog: Watchdog, *, max_body_bytes: int) -> InlineVersion:
         """Load and warm up; a worker has verified the files. Called in a thread. Raises SeawayError."""
-        assert served.inline is not None  # noqa: S101 - the caller looked
+        spec = served.inline
+        assert spec is not None  # noqa: S101 - the caller looked
+        shared = Path(spec.weights) if spec.weights is not None else None
+        if shared is not None and not is_filled(shared):
+            raise Unavailable("its processes don't share weights any more")
         predictor = Predictor.open(
-            Path(served.inline.package), model=served.model, version=served.version, max_body_bytes=max_body_bytes
-        )
+            Path(spec.package), model=served.model, version=served.version, max_body_bytes=max_body_bytes,
+            prepared_in=shared,
+        )  # fmt: skip
         predictor.warm_up()
-        return cls(served, served.inline, predictor, watchdog)
+        return cls(served, spec, predictor, watchdog)
 
     def answer(self, payload: Payload, prediction_id: str) -> tuple[Reply, int, int, int] | None:
         """The answer and the nanoseconds of its three steps, or None: the worker should see to this request.
@@ -81,12 +102,13 @@ class InlineVersion:
         self._countdown -= 1
         cpu = 0 if self._countdown else self._begin_sample()
         watchdog = self._watchdog
-        watchdog.begin(self._handle)
+        watchdog.begin(self._handle, self._run_cpu_ns)
         try:
-            answered = self._predictor.answer(payload, prediction_id, self._handle, self._max_rows)
+            answered = self._predictor.answer(payload, prediction_id, self._handle, self._max_rows, self._max_numbers)
         except _CALLERS_FAULT:
             raise
-        except TooManyRows:
+        except TooLarge as error:
+            self.refused_numbers = error.numbers
             return None
         except Exception as error:  # noqa: BLE001 - whatever it is, the worker tries it in a process of its own
             self._fail(error)
@@ -97,6 +119,11 @@ class InlineVersion:
                 self._sample(time.thread_time_ns() - cpu)
         self._failures = 0
         return answered
+
+    def allow(self, numbers: int, took_ns: int) -> None:
+        """A worker took so long for a request of so many numbers: from now on such may run here, if that's little."""
+        if self._max_numbers is not None and took_ns <= self._budget_ns:
+            self._max_numbers = max(self._max_numbers, numbers)
 
     def _begin_sample(self) -> int:
         self._weighs = self._samples % _WEIGHED == 0
@@ -127,7 +154,7 @@ class InlineVersion:
         self._failures += 1
         if self._handle.terminated:
             self._handle = RunHandle()
-            self._watchdog.suspect(self.served, f"a run took more than {_RUN_CPU_NS / 1e6:.0f} ms and was ended")
+            self._watchdog.suspect(self.served, f"a run took more than {self._run_cpu_ns / 1e6:.0f} ms and was ended")
         elif self._failures >= _PATIENCE:
             self._watchdog.suspect(self.served, f"{self._failures} runs in a row failed ({type(error).__name__})")
 
@@ -143,15 +170,17 @@ class Watchdog:
         self.handle: RunHandle | None = None
         """Of the run that is under way; whoever called `begin` sets it to None afterwards."""
         self._runs = 0
+        self._limit_ns = _RUN_CPU_NS
         self._sleeps = True
         self._wake = threading.Event()
         self._tick = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="inline-watchdog", daemon=True)
         self._thread.start()
 
-    def begin(self, handle: RunHandle) -> None:
-        """A run starts. Called by the event loop's thread."""
+    def begin(self, handle: RunHandle, cpu_ns: int = _RUN_CPU_NS) -> None:
+        """A run starts that may take so much CPU time. Called by the event loop's thread."""
         self._runs += 1
+        self._limit_ns = cpu_ns
         self.handle = handle
         if self._sleeps:
             self._sleeps = False
@@ -170,7 +199,7 @@ class Watchdog:
             quiet = quiet + 1 if run == seen and handle is None else 0
             if handle is None or run != seen:
                 seen, cpu, began = run, self._cpu(), time.monotonic_ns()
-            elif self._cpu() - cpu > _RUN_CPU_NS or time.monotonic_ns() - began > _RUN_WALL_NS:
+            elif self._cpu() - cpu > self._limit_ns or time.monotonic_ns() - began > _RUN_WALL_NS:
                 handle.terminate()
 
     def _cpu(self) -> int:

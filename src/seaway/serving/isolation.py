@@ -31,7 +31,8 @@ _FRESH_NS = 200_000_000
 """How long a note is believed. With `_EVERY`: a gateway that runs 40 requests a second has a core reserved."""
 _TICK_SECONDS = 0.05
 _HEADROOM = 1.25
-_WORDS = 2
+_NOTED, _DEMAND, _MODEL, _CHANGED, _SEEN, _RUNNING, _DIED_IN, _DEATHS = range(8)
+_WORDS = 8
 
 
 def reserved_cores(demand: float, cores: int) -> int:
@@ -44,7 +45,11 @@ def reserved_cores(demand: float, cores: int) -> int:
 
 
 class ActivityPage:
-    """When each gateway last ran models, and how much of a core it used: one writer for each pair of words."""
+    """What gateways tell each other and workers, each in a line of words that it alone writes.
+
+    When it last ran fast models and how much of a core it used; what it was last asked for and since when for that
+    alone; and the revision that it runs at this moment, which its successor finds should it die of that.
+    """
 
     def __init__(self, path: Path, gateways: int | None = None) -> None:
         """`gateways`: make the page if there is none, as gateways do. Raises OSError."""
@@ -59,21 +64,47 @@ class ActivityPage:
 
     def note(self, gateway: int, now_ns: int) -> None:
         """This gateway runs models. Called in that gateway only."""
-        self._words[_WORDS * gateway] = now_ns
+        self._words[_WORDS * gateway + _NOTED] = now_ns
 
     def set_demand(self, gateway: int, share: float) -> None:
         """The part of a core that this gateway uses. Called in that gateway only."""
-        self._words[_WORDS * gateway + 1] = int(share * 1000)
+        self._words[_WORDS * gateway + _DEMAND] = int(share * 1000)
 
     def reserved(self, now_ns: int, cores: int) -> int:
         """How many cores belong to gateways at this moment; 0 while none of them runs models."""
         demand, active = 0, False
         words = self._words
         for at in range(0, len(words), _WORDS):
-            if now_ns < words[at] + _FRESH_NS:
+            if now_ns < words[at + _NOTED] + _FRESH_NS:
                 active = True
-                demand += words[at + 1]
+                demand += words[at + _DEMAND]
         return reserved_cores(demand / 1000, cores) if active else 0
+
+    def tell(self, gateway: int, model: int, changed_ns: int, now_ns: int) -> None:
+        """Since `changed_ns` this gateway was asked for this model (a number) only. Called in that gateway only."""
+        at = _WORDS * gateway
+        self._words[at + _MODEL], self._words[at + _CHANGED], self._words[at + _SEEN] = model, changed_ns, now_ns
+
+    def others(self, gateway: int) -> list[tuple[int, int, int]]:
+        """What all but one gateway have told: model, since when, and when they said so."""
+        words = self._words
+        return [
+            (words[at + _MODEL], words[at + _CHANGED], words[at + _SEEN])
+            for at in range(0, len(words), _WORDS)
+            if at != _WORDS * gateway
+        ]
+
+    def set_running(self, gateway: int, revision: int) -> None:
+        """This gateway runs a version now; 0: no longer. Called in that gateway only."""
+        self._words[_WORDS * gateway + _RUNNING] = revision
+
+    def begin_life(self, gateway: int) -> tuple[int, int]:
+        """The revision in whose run the last gateways of this number died, and how many did in a row."""
+        at, words = _WORDS * gateway, self._words
+        if running := words[at + _RUNNING]:
+            words[at + _DEATHS] = words[at + _DEATHS] + 1 if words[at + _DIED_IN] == running else 1
+            words[at + _DIED_IN], words[at + _RUNNING] = running, 0
+        return words[at + _DIED_IN], words[at + _DEATHS]
 
 
 def confine(thread_id: int, cpus: Sequence[int]) -> None:

@@ -23,6 +23,7 @@ from seaway.errors import (
 )
 from seaway.serving import ids, messages
 from seaway.serving.arena import Slot
+from seaway.serving.assist import Assistant, LocalFlight
 from seaway.serving.inline import InlineVersion, Watchdog
 from seaway.serving.isolation import SLOW_RUN_NS, GatewayIsolation
 from seaway.serving.pool import Call, Pool, Rerouted, Result
@@ -223,6 +224,10 @@ class DataPlane:
         self._moved_out: dict[PoolKey, str] = {}
         self._loading: set[asyncio.Task[None]] = set()
         self._watchdog: Watchdog | None = None
+        self._assisted: dict[str, InlineVersion] = {}
+        """By model: the one version that serves it, if this gateway may lend its workers a hand."""
+        self.assistant: Assistant | None = None
+        """None: it never does."""
         self.isolation: GatewayIsolation | None = None
         """None: nothing is done about slow models beside those that run here."""
         self.on_moved_out: Callable[[ServedVersion, str], None] = lambda served, reason: None
@@ -248,17 +253,27 @@ class DataPlane:
             await asyncio.gather(*(self._pools[key].update(served) for key, served in wanted.items()))
             self.router = Router(table)
             self._choose_inline()
+            if self.assistant is not None:
+                self.assistant.hand_over()  # what waits here was routed by the old table
             for key in self._pools.keys() - wanted.keys():
                 self._pools.pop(key).retire()
                 self._loaded.pop(key, None)
                 self._moved_out.pop(key, None)
             for key, served in wanted.items():
-                if served.inline is not None and key not in self._loaded and key not in self._moved_out:
+                if self._runs_here(served) and key not in self._loaded and key not in self._moved_out:
                     task = asyncio.create_task(self._load_inline(key, served), name=f"inline-{served.model}")
                     self._loading.add(task)
                     task.add_done_callback(self._loading.discard)
 
     # ------------------------------------------------------------------ versions that run here
+
+    def _runs_here(self, served: ServedVersion) -> bool:
+        if served.inline is None or (served.inline.alone and self.assistant is None):
+            return False
+        if self.assistant is not None and (reason := self.assistant.refuses(served.revision)):
+            self.move_out(served, reason)
+            return False
+        return True
 
     async def _load_inline(self, key: PoolKey, served: ServedVersion) -> None:
         """Make a version ready to run here; its workers answer meanwhile, and for good if that fails."""
@@ -269,7 +284,10 @@ class DataPlane:
             version = await asyncio.to_thread(opened)
         except SeawayError as error:
             self._moved_out[key] = str(error)
-            self.on_moved_out(served, f"it can't be loaded in a gateway: {error}")
+            if served.inline is not None and served.inline.alone:
+                log.info("gateway.lends_no_hand", model=served.model, version=served.version, reason=str(error))
+            else:
+                self.on_moved_out(served, f"it can't be loaded in a gateway: {error}")
             return
         gc.freeze()  # the runtime that came with it stays; `process.settle` says why
         if key in self._pools:
@@ -278,11 +296,11 @@ class DataPlane:
 
     def _choose_inline(self) -> None:
         """Where one version serves a model and runs here, requests needn't be routed at all."""
-        self._inline = {}
+        self._inline, self._assisted = {}, {}
         for model, arms in (self.router.models if self.router else {}).items():
             version = self._loaded.get((model, arms[0].version, arms[0].revision)) if len(arms) == 1 else None
             if version is not None and arms[0].inline is not None:
-                self._inline[model] = version
+                (self._assisted if version.alone else self._inline)[model] = version
 
     def move_out(self, served: ServedVersion, reason: str) -> None:
         """Run a version in its workers only, from now on. Called on the event loop."""
@@ -322,6 +340,8 @@ class DataPlane:
             return None
         if self.isolation is not None:
             self.isolation.ran(started)
+        if self.assistant is not None:
+            self.assistant.company.note(served.model, started)
         reply, input_ns, infer_ns, output_ns = found
         total = time.monotonic_ns() - started
         self._page.series(served.model, served.version).record(
@@ -344,14 +364,39 @@ class DataPlane:
             raise Unavailable("This gateway has no routing table yet; retry in a moment.")
         return self.router.resolve(model, version, sticky_point(key, model) if key is not None else self._random())
 
-    def start(self, request: InferCall, done: Done) -> Flight:
-        """Send a request to a worker. `done` gets its end, at the earliest before this returns."""
-        flight = Flight(self, request, done, time.monotonic_ns())
+    def start(self, request: InferCall, done: Done, *, plain: bool = False) -> Flight | LocalFlight:
+        """Send a request to a worker, or run it here in a moment; `plain`: `runs_inline` holds for it.
+
+        `done` gets its end, at the earliest before this returns.
+        """
+        started = time.monotonic_ns()
+        assistant = self.assistant
+        if assistant is not None:
+            assistant.company.note(request.model, started)
+            version = self._assisted.get(request.model) if plain and request.slot is None else None
+            if version is not None:
+                timeout = request.timeout_seconds
+                left = int((version.served.timeout_seconds if timeout is None else timeout) * 1e9)
+                if assistant.accepts(version, len(request.body), left, started):
+                    return assistant.take(version, request, done, started, started + left)
+        return self.send(request, done, started)
+
+    def send(self, request: InferCall, done: Done, started: int) -> Flight:
+        """Send a request that came at `started` to a worker. `done` gets its end, perhaps before this returns."""
+        flight = Flight(self, request, done, started)
         flight.launch()
         return flight
 
     def lend(self, request: InferCall, n_bytes: int) -> Slot | None:
         """Room for the body of `request`, where the version that will answer can read it; None: keep it elsewhere."""
+        version = self._assisted.get(request.model)
+        if (
+            version is not None
+            and n_bytes <= version.max_body_bytes
+            and self.assistant is not None
+            and (self.assistant.company.alone(request.model, time.monotonic_ns()))
+        ):
+            return None  # it will probably run here
         try:
             served = self.resolve(request.model, request.version, request.key)
         except SeawayError:
@@ -413,6 +458,16 @@ class DataPlane:
 
     def pool(self, served: ServedVersion) -> Pool:
         return self._pools[served.model, served.version, served.revision]
+
+    @staticmethod
+    def outcome_of(error: SeawayError) -> str:
+        return outcome_of(error)
+
+    def finished(self, served: ServedVersion, result: Result, prediction_id: str, started: int) -> Prediction:
+        """A counted answer."""
+        total = time.monotonic_ns() - started
+        self.count(served, "ok", result.answer, total)
+        return Prediction(result, served, prediction_id, total)
 
     def new_request_id(self) -> int:
         self._next_id += 1

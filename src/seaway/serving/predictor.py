@@ -38,8 +38,13 @@ MIN_COMPRESSED_BYTES = 1024
 """A shorter answer fits into one packet anyway."""
 
 
-class TooManyRows(Exception):
-    """More samples than the caller of `answer` wants to run."""
+class TooLarge(Exception):
+    """More samples, or larger ones, than the caller of `answer` wants to run."""
+
+    def __init__(self, numbers: int) -> None:
+        super().__init__()
+        self.numbers = numbers
+        """In the tensors of the request."""
 
 
 def check_timeout(parameters: Json, passed_ns: int) -> None:
@@ -77,6 +82,11 @@ class Prepared(msgspec.Struct, frozen=True, gc=False):
     @property
     def tokens(self) -> int:
         return self.samples.tokens
+
+    @property
+    def numbers(self) -> int:
+        """In all tensors."""
+        return sum(array.size for feeds in self.samples.feeds for array in feeds.values())
 
 
 class Reply(msgspec.Struct, frozen=True, gc=False):
@@ -227,17 +237,23 @@ class Predictor:
         return Reply([packed], len(packed), encoded.header_length, kind, encoding, samples.rows)
 
     def answer(
-        self, payload: Payload, prediction_id: str, handle: RunHandle | None = None, max_rows: int = MAX_BATCH_SIZE
+        self,
+        payload: Payload,
+        prediction_id: str,
+        handle: RunHandle | None = None,
+        max_rows: int = MAX_BATCH_SIZE,
+        max_numbers: int | None = None,
     ) -> tuple[Reply, int, int, int]:
         """All three steps, and the nanoseconds that each took.
 
-        Raises what they raise, and TooManyRows, before anything has run, for more than `max_rows` samples.
+        Raises what they raise, and TooLarge, before anything has run, for more than `max_rows` samples or more than
+        `max_numbers` in their tensors.
         """
         began = monotonic_ns()
         prepared = self.prepare(payload)
         ready = monotonic_ns()
-        if prepared.samples.rows > max_rows:
-            raise TooManyRows
+        if prepared.samples.rows > max_rows or (max_numbers is not None and prepared.numbers > max_numbers):
+            raise TooLarge(prepared.numbers)
         if prepared.request is not None and prepared.request.parameters:
             check_timeout(prepared.request.parameters, ready - began)
         outputs = self._run(prepared, handle)

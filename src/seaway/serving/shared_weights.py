@@ -17,12 +17,13 @@ import structlog
 from seaway.errors import SeawayError, Unavailable
 from seaway.runtimes import prepared
 from seaway.runtimes.base import Array, PreparedModels
+from seaway.serving.calibration import MAX_COPIED_BYTES
 from seaway.serving.predictor import Predictor
 from seaway.serving.weight_files import LOCK, NEW, keep_apart
 
 log = structlog.get_logger()
 
-MIN_SHARED_BYTES = 4 << 20
+MIN_SHARED_BYTES = MAX_COPIED_BYTES
 """Of a package; smaller ones fit into the caches of each core, and their weights are nothing beside a process."""
 _ROWS = (1, 2, 3, 17)
 """Of the inputs that are compared: kernels have other code for one row, for few, and for what is left over."""

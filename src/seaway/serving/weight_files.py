@@ -20,6 +20,11 @@ def keep_apart(directory: Path) -> None:
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
+def is_filled(directory: Path) -> bool:
+    """Whether processes share what is there."""
+    return directory.is_dir() and any(directory.iterdir())
+
+
 def remove_all_but(root: Path, revisions: Collection[int]) -> None:
     """Of revisions that nobody wants any more; processes that still map their weights keep them."""
     wanted = {str(revision) for revision in revisions}

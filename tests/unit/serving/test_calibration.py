@@ -10,7 +10,7 @@ import pytest
 from seaway.serving import calibration
 from seaway.serving.calibration import choose, inline_spec, machine, measure, most_engines
 from seaway.serving.predictor import Predictor
-from seaway.types import Calibration, ServingSettings
+from seaway.types import Calibration, Choice, ServingSettings
 from support import torches
 from support.tiny import endless_model, scale_model, write_package
 
@@ -106,8 +106,50 @@ def test_a_choice_says_why(measured: Calibration, asked: ServingSettings, words:
 )
 def test_a_gateway_may_take_as_many_rows_as_its_budget_allows(prepare_ns: int, run_ns: int, rows: int) -> None:
     measured = replace(TINY, prepare_ns=prepare_ns, run_ns=run_ns, encode_ns=0)
-    spec = inline_spec(measured, Path("/package"))
+    spec = inline_spec(measured, Choice("inline", 1, 1, ""), Path("/package"), Path("/weights"))
+    assert spec is not None
+    assert (spec.alone, spec.weights, spec.max_numbers) == (False, None, None)
     assert (spec.max_rows, spec.max_body_bytes, spec.budget_ns, spec.package) == (rows, 16_384, 200_000, "/package")
+
+
+SHARING = replace(SMALL, shares_weights=True, model_bytes=90_000_000)
+
+
+@pytest.mark.parametrize(
+    ("measured", "asked", "assisted"),
+    [
+        (SMALL, Asked(), True),
+        (SHARING, Asked(), True),
+        (replace(SHARING, run_ns=9_900_000), Asked(), True),
+        (replace(SHARING, run_ns=10_000_000), Asked(), False),
+        (replace(SMALL, model_bytes=4 << 20), Asked(), False),
+        (replace(SMALL, fixed_size=False, numbers=48), Asked(), True),
+        (replace(SMALL, fixed_size=False, numbers=0), Asked(), False),
+        (replace(SMALL, subgraph_operators=("Loop",)), Asked(), False),
+        (replace(SMALL, value_sized_operators=("Range",)), Asked(), False),
+        (replace(SMALL, numeric_inputs=False), Asked(), False),
+        (replace(SMALL, obstacle="Its runtime is torch"), Asked(), False),
+        (SMALL, Asked(placement="worker"), False),
+        (SMALL, Asked(engines=2), False),
+        (SMALL, Asked(processes=2), False),
+        (TINY, Asked(), False),
+    ],
+)
+def test_gateways_lend_workers_a_hand_where_what_a_request_costs_shows_before_it_runs(
+    measured: Calibration, asked: ServingSettings, assisted: bool
+) -> None:
+    choice = choose(measured, cores=2, asked=asked)
+    assert choice.assisted is assisted
+    assert ("gateways run it, too" in choice.why) is assisted
+    spec = inline_spec(measured, choice, Path("/package"), Path("/weights"))
+    assert (spec is not None and spec.alone) is assisted
+
+
+def test_what_gateways_need_to_lend_a_hand_is_in_the_table() -> None:
+    choice = choose(replace(SHARING, fixed_size=False, numbers=48), cores=2, asked=Asked())
+    spec = inline_spec(replace(SHARING, fixed_size=False, numbers=48), choice, Path("/package"), Path("/weights"))
+    assert spec is not None
+    assert (spec.max_rows, spec.max_numbers, spec.weights, spec.budget_ns) == (19, 19 * 48, "/weights", 10_000_000)
 
 
 def opened(package: Path) -> Predictor:
@@ -122,7 +164,7 @@ def test_measuring_gives_times_memory_operators_and_the_kind_of_input(tmp_path: 
     assert min(found.prepare_ns, found.run_ns, found.encode_ns) > 0
     assert found.request_ns < 5_000_000
     assert found.memory_bytes > 1_000_000
-    assert (found.subgraph_operators, found.numeric_inputs) == ((), True)
+    assert (found.subgraph_operators, found.numeric_inputs, found.numbers) == ((), True, 3)
     assert (found.load_seconds, found.machine) == (0.25, "here")
 
 

@@ -22,7 +22,7 @@ from seaway.runtimes.base import RunHandle
 from seaway.serving import inline
 from seaway.serving.inline import InlineVersion, Watchdog
 from seaway.serving.plane import DataPlane, InferCall, runs_inline
-from seaway.serving.predictor import Payload, Reply, TooManyRows
+from seaway.serving.predictor import Payload, Reply, TooLarge
 from seaway.telemetry.page import MetricsPage, read_page
 from seaway.types import InlineSpec, ServedVersion, Signature
 
@@ -39,7 +39,7 @@ class ScriptedPredictor:
         self.script = script
 
     def answer(
-        self, payload: Payload, prediction_id: str, handle: RunHandle, max_rows: int
+        self, payload: Payload, prediction_id: str, handle: RunHandle, max_rows: int, max_numbers: int | None
     ) -> tuple[Reply, int, int, int]:
         self.script(handle)
         return REPLY, 1, 2, 3
@@ -134,7 +134,7 @@ def test_what_callers_do_wrong_is_told_them_and_counts_against_nobody() -> None:
     for _ in range(50):
         with pytest.raises(InvalidRequest, match="expected 3 numbers"):
             one.answer(PAYLOAD, "id")
-    assert version(failing(TooManyRows()), suspects).answer(PAYLOAD, "id") is None
+    assert version(failing(TooLarge(9)), suspects).answer(PAYLOAD, "id") is None
     assert suspects == []
 
 

@@ -1,0 +1,297 @@
+"""Gateways that run a model themselves while the server is asked for nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from seaway.errors import DeadlineExceeded, InvalidRequest, SeawayError
+from seaway.serving import messages
+from seaway.serving.assist import QUIET_NS, Assistant, Company
+from seaway.serving.inline import InlineVersion, Watchdog
+from seaway.serving.isolation import ActivityPage
+from seaway.serving.plane import DataPlane, InferCall, Prediction
+from seaway.serving.pool import Result
+from seaway.serving.predictor import Payload, Reply, TooLarge
+from seaway.telemetry.page import NoMetrics
+from seaway.types import InlineSpec, ServedVersion, Signature
+
+LATER = 10 * QUIET_NS
+SPEC = InlineSpec("", 1000, 8, 10_000_000, max_numbers=10, alone=True)
+SERVED = ServedVersion("m", 1, 7, 0, 10_000, Signature((), ()), "onnx", (), 4, 30.0, inline=SPEC)
+CALL = InferCall("m", None, "predict", b"{}")
+
+
+@pytest.fixture
+def page(tmp_path: Path) -> ActivityPage:
+    return ActivityPage(tmp_path / "activity.page", 2)
+
+
+# --------------------------------------------------------------------------- company
+
+
+def test_a_model_is_alone_after_a_quiet_second(page: ActivityPage) -> None:
+    company = Company(page, 0)
+    company.note("m", LATER)
+    assert not company.alone("m", LATER + QUIET_NS - 1)
+    company.note("m", LATER + 2 * QUIET_NS)
+    assert company.alone("m", LATER + 2 * QUIET_NS)
+    assert not company.alone("other", LATER + 2 * QUIET_NS)
+
+
+@pytest.mark.parametrize("other", ["n", ""], ids=["another model", "anything else"])
+def test_whatever_else_is_asked_for_ends_that_at_once(other: str, page: ActivityPage) -> None:
+    company = Company(page, 0)
+    company.note("m", LATER)
+    now = LATER + 2 * QUIET_NS
+    company.note("m", now)
+    assert company.alone("m", now)
+    company.note(other, now + 1)
+    company.note("m", now + 2)
+    assert not company.alone("m", now + 2)
+    company.note("m", now + 2 + 2 * QUIET_NS)
+    assert company.alone("m", now + 2 + 2 * QUIET_NS)
+
+
+def test_what_another_gateway_is_asked_for_is_company_too_until_it_is_quiet(page: ActivityPage) -> None:
+    mine, theirs = Company(page, 0), Company(page, 1)
+    mine.note("m", LATER)
+    theirs.note("n", LATER + QUIET_NS)
+    assert not mine.alone("m", LATER + 2 * QUIET_NS - 1)
+    assert mine.alone("m", LATER + 3 * QUIET_NS)
+    theirs.note("m", LATER + 3 * QUIET_NS)
+    assert not mine.alone("m", LATER + 3 * QUIET_NS + QUIET_NS // 2), "it has only just come to this model"
+    theirs.note("m", LATER + 5 * QUIET_NS)
+    assert mine.alone("m", LATER + 5 * QUIET_NS)
+
+
+# --------------------------------------------------------------------------- the engine
+
+
+class Script:
+    """A predictor that answers by calling `then`; requests have as many numbers as their body is long."""
+
+    def __init__(self) -> None:
+        self.ran: list[bytes] = []
+        self.then: Callable[[], None] = lambda: None
+
+    def answer(
+        self, payload: Payload, prediction_id: str, handle: object, max_rows: int, max_numbers: int | None
+    ) -> tuple[Reply, int, int, int]:
+        body = bytes(payload.body)
+        if max_numbers is not None and len(body) > max_numbers:
+            raise TooLarge(len(body))
+        self.ran.append(body)
+        self.then()
+        return Reply([b"ok:" + body], 3 + len(body), None, "application/json", "", 1), 1, 2, 3
+
+
+class Workers(DataPlane):
+    """A data plane whose workers answer when told to."""
+
+    def __init__(self, page: ActivityPage) -> None:
+        super().__init__(index=0, page=NoMetrics(), random=lambda: 0.0)
+        self.assistant = Assistant(self, page, 0)
+        self.script = Script()
+        self.watchdog = Watchdog(self.move_out)
+        version = InlineVersion(SERVED, SPEC, self.script, self.watchdog)  # type: ignore[arg-type]
+        self._assisted["m"] = version
+        self.sent: list[tuple[InferCall, Any]] = []
+        self.counted: list[str] = []
+
+    def send(self, request: InferCall, done: Any, started: int) -> Any:
+        self.sent.append((request, done))
+        return Sent()
+
+    def count(self, served: Any, outcome: str, answer: Any, total_ns: int) -> None:
+        self.counted.append(outcome)
+
+    def be_alone(self) -> None:
+        assert self.assistant is not None
+        self.assistant.company.note("m", time.monotonic_ns() - 2 * QUIET_NS)
+
+
+class Sent:
+    over = False
+    doubted = cancelled = False
+
+    def doubt(self) -> None:
+        self.doubted = True
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+
+@pytest.fixture
+def plane(page: ActivityPage) -> Workers:
+    return Workers(page)
+
+
+class Caller:
+    def __init__(self) -> None:
+        self.got: list[Prediction | SeawayError] = []
+
+    def __call__(self, outcome: Prediction | SeawayError) -> None:
+        self.got.append(outcome)
+
+    @property
+    def body(self) -> bytes:
+        (answer,) = self.got
+        assert isinstance(answer, Prediction)
+        return bytes(answer.result.body)
+
+
+def call(body: bytes, **more: Any) -> InferCall:
+    return InferCall("m", None, "predict", body, **more)
+
+
+async def turns(number: int = 20) -> None:
+    for _ in range(number):
+        await asyncio.sleep(0)
+
+
+async def test_alone_it_runs_here_one_request_in_each_turn(plane: Workers) -> None:
+    plane.be_alone()
+    callers = [Caller() for _ in range(3)]
+    for number, caller in enumerate(callers):
+        flight = plane.start(call(b"%d" % number), caller, plain=True)
+        assert not flight.over
+    assert plane.script.ran == []
+    ran = []
+    for _ in range(6):
+        await asyncio.sleep(0)
+        ran.append(len(plane.script.ran))
+    assert [after - before for before, after in zip([0, *ran], ran, strict=False)].count(1) == 3
+    assert max(after - before for before, after in zip([0, *ran], ran, strict=False)) == 1
+    assert [caller.body for caller in callers] == [b"ok:0", b"ok:1", b"ok:2"]
+    assert (plane.sent, plane.counted) == ([], ["ok"] * 3)
+
+
+@pytest.mark.parametrize(
+    ("request_", "plain"),
+    [(call(b"1"), False), (call(b"1" * 1001), True), (InferCall("n", None, "predict", b"1"), True)],
+    ids=["not plain", "too large", "another model"],
+)
+async def test_what_it_may_not_run_goes_to_the_workers(request_: InferCall, plain: bool, plane: Workers) -> None:
+    plane.be_alone()
+    plane.start(request_, Caller(), plain=plain)
+    await turns()
+    assert (len(plane.sent), plane.script.ran) == (1, [])
+
+
+async def test_in_company_everything_goes_to_the_workers_also_what_waits(plane: Workers) -> None:
+    plane.be_alone()
+    for _ in range(3):
+        plane.start(call(b"1"), Caller(), plain=True)
+    plane.start(InferCall("n", None, "predict", b"2"), Caller(), plain=True)
+    await turns()
+    assert plane.script.ran == []
+    assert [request.body for request, _ in plane.sent] == [b"2", b"1", b"1", b"1"]
+
+
+async def test_more_than_may_wait_goes_to_the_workers(plane: Workers) -> None:
+    plane.be_alone()
+    for _ in range(6):
+        plane.start(call(b"1"), Caller(), plain=True)
+    assert len(plane.sent) == 6 - SERVED.max_queue_size
+    await turns()
+    assert len(plane.script.ran) == SERVED.max_queue_size
+
+
+async def test_a_request_whose_time_is_over_does_not_run(plane: Workers) -> None:
+    plane.be_alone()
+    caller = Caller()
+    plane.start(call(b"1", timeout_seconds=1e-9), caller, plain=True)
+    await turns()
+    assert isinstance(caller.got[0], DeadlineExceeded)
+    assert (plane.script.ran, plane.counted) == ([], ["deadline"])
+
+
+async def test_who_has_left_costs_nothing_and_is_counted_once(plane: Workers) -> None:
+    plane.be_alone()
+    caller = Caller()
+    flight = plane.start(call(b"1"), caller, plain=True)
+    flight.cancel()
+    flight.cancel()
+    await turns()
+    assert (caller.got, plane.script.ran, plane.counted, flight.over) == ([], [], ["cancelled"], True)
+
+
+async def test_who_may_have_left_is_left_to_the_workers_where_others_go_first(plane: Workers) -> None:
+    plane.be_alone()
+    flight = plane.start(call(b"1"), Caller(), plain=True)
+    flight.doubt()
+    await turns()
+    assert (len(plane.sent), plane.script.ran) == (1, [])
+    assert flight._flight.doubted  # type: ignore[union-attr]
+    flight.cancel()
+    assert flight._flight.cancelled  # type: ignore[union-attr]
+
+
+async def test_what_callers_do_wrong_is_told_them(plane: Workers) -> None:
+    def refuse() -> None:
+        raise InvalidRequest("no")
+
+    plane.script.then = refuse
+    plane.be_alone()
+    caller = Caller()
+    plane.start(call(b"1"), caller, plain=True)
+    await turns()
+    assert isinstance(caller.got[0], InvalidRequest)
+    assert plane.counted == ["invalid"]
+
+
+@pytest.mark.parametrize(("took_ms", "here"), [(1, True), (50, False)])
+async def test_a_size_runs_here_once_a_worker_has_shown_that_it_takes_little(
+    took_ms: int, here: bool, plane: Workers
+) -> None:
+    plane.be_alone()
+    caller = Caller()
+    plane.start(call(b"1" * 11), caller, plain=True)
+    await turns()
+    ((_, done),) = plane.sent
+    answer = messages.Answer(None, 0.0, None, "application/json", "", 0, 0, took_ms * 1_000_000, 0, 1)
+    done(Prediction(Result(answer, b"by a worker"), SERVED, "id", 1))
+    assert caller.body == b"by a worker"
+
+    plane.start(call(b"1" * 11), Caller(), plain=True)
+    await turns()
+    assert bool(plane.script.ran) is here
+    assert len(plane.sent) == (1 if here else 2)
+
+
+async def test_a_new_table_sends_what_waits_to_the_workers(plane: Workers) -> None:
+    plane.be_alone()
+    plane.start(call(b"1"), Caller(), plain=True)
+    assert plane.assistant is not None
+    plane.assistant.hand_over()
+    await turns()
+    assert (len(plane.sent), plane.script.ran) == (1, [])
+
+
+def test_a_version_in_whose_runs_two_gateways_died_runs_in_none(page: ActivityPage, plane: Workers) -> None:
+    refusals = []
+    for _ in range(3):
+        assistant = Assistant(plane, page, 1)
+        refusals.append(bool(assistant.refuses(7)))
+        page.set_running(1, 7)  # and killed
+    assert refusals == [False, False, True]
+    page.set_running(1, 0)
+    assert Assistant(plane, page, 1).refuses(7)
+    assert not Assistant(plane, page, 1).refuses(8)
+    assert not Assistant(plane, page, 0).refuses(7)
+
+
+async def test_a_run_is_noted_for_as_long_as_it_takes(page: ActivityPage, plane: Workers) -> None:
+    seen: list[int] = []
+    plane.script.then = lambda: seen.append(page.begin_life(0)[0])
+    plane.be_alone()
+    plane.start(call(b"1"), Caller(), plain=True)
+    await turns()
+    assert seen == [7]
+    assert page.begin_life(0) == (7, 1), "nothing is noted any more"
