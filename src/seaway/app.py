@@ -60,9 +60,9 @@ async def _gateway(settings: Settings, run: Path, index: int, listener: socket.s
         plane.isolation = GatewayIsolation(activity, index, process.available_cpus(), plane.has_slow_work)
     app = gateway_app(plane, settings=settings, pages=lambda: sorted(run.glob("metrics-*.page")))
     edge = edge_app(app, settings=settings, control_socket=run / "control.sock")
+    line = ControlLine(plane, run / "bus.sock", index)
     with contextlib.suppress(FileNotFoundError):
         await plane.apply(msgspec.json.decode((run / "table.json").read_bytes(), type=RoutingTable))
-    line = ControlLine(plane, run / "bus.sock", index)
     follower = asyncio.create_task(line.follow(), name="control-line")
     census = Census(run / "connections.page", index=index, gateways=settings.gateways or 1)
     server = GatewayServer(_uvicorn_config(edge, settings, protocol_for(plane, settings)), census)

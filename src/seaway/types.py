@@ -316,6 +316,8 @@ class CalibrationOrder:
     cores: int
     asked: ServingSettings
     machine: str
+    gateways: int = 0
+    """That may lend a hand."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,18 +36,15 @@ class Samples(msgspec.Struct, frozen=True, gc=False):
 
     def apart(self) -> Samples:
         """The same samples, each in a run of its own and without padding."""
-        (feeds,), (mask,) = self.feeds, self.masks
-        cuts = []
-        for row in mask:
-            tokens = np.flatnonzero(row)
-            cuts.append(slice(int(tokens[0]), int(tokens[-1]) + 1) if tokens.size else slice(0, 1))
-        return msgspec.structs.replace(
-            self,
-            feeds=tuple(
-                {name: array[row : row + 1, cut] for name, array in feeds.items()} for row, cut in enumerate(cuts)
-            ),
-            masks=tuple(mask[row : row + 1, cut] for row, cut in enumerate(cuts)),
-        )
+        runs: list[Feeds] = []
+        masks: list[Array] = []
+        for feeds, mask in zip(self.feeds, self.masks, strict=True):
+            for row, counts in enumerate(mask):
+                tokens = np.flatnonzero(counts)
+                cut = slice(int(tokens[0]), int(tokens[-1]) + 1) if tokens.size else slice(0, 1)
+                runs.append({name: array[row : row + 1, cut] for name, array in feeds.items()})
+                masks.append(mask[row : row + 1, cut])
+        return msgspec.structs.replace(self, feeds=tuple(runs), masks=tuple(masks))
 
 
 class Padding(msgspec.Struct, frozen=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -41,6 +42,8 @@ class Placements:
         self._settings = settings
         self._registry = registry
         self._cores = cores
+        # They tell each other in the page that isolation has.
+        self._gateways = (settings.gateways or 1) if settings.isolation and hasattr(os, "sched_setaffinity") else 0
         self._machine = calibration.machine(cores)
         self._measured: dict[Evidence, Calibration] = {}
         self._unsaved: dict[Evidence, Calibration] = {}
@@ -138,14 +141,17 @@ class Placements:
         measured = self._measured.get(self._evidence(revision, version))
         if revision.id not in self._choices and measured is not None:
             asked = self.effective(revision, version)
-            self._choices[revision.id] = calibration.choose(measured, cores=self._cores, asked=asked)
+            self._choices[revision.id] = calibration.choose(
+                measured, cores=self._cores, asked=asked, gateways=self._gateways
+            )
         return self._choices.get(revision.id)
 
     def order(self, revision: DeploymentRevision, version: ModelVersion) -> CalibrationOrder | None:
         """What a worker that starts now should measure by; None when that is done."""
         if self.choice(revision, version) is not None:
             return None
-        return CalibrationOrder(self._cores, self.effective(revision, version), self._evidence(revision, version)[1])
+        asked, machine = self.effective(revision, version), self._evidence(revision, version)[1]
+        return CalibrationOrder(self._cores, asked, machine, self._gateways)
 
     def batching(self, revision: DeploymentRevision, version: ModelVersion) -> ServingSettings | None:
         """What the batch lane should know; None for the CPU lane."""

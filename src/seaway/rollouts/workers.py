@@ -190,7 +190,7 @@ class WorkerFleet:
         order = worker.config.calibrate
         if order is not None:
             # The worker chose by the same figures and the same function.
-            choice = calibration.choose(measured, cores=order.cores, asked=order.asked)
+            choice = calibration.choose(measured, cores=order.cores, asked=order.asked, gateways=order.gateways)
             worker.config = replace(worker.config, engines=choice.engines // choice.processes)
             self._calibrated(worker, measured)
 

@@ -14,6 +14,8 @@ import zlib
 from collections import deque
 from typing import TYPE_CHECKING
 
+import structlog
+
 from seaway.errors import DeadlineExceeded, SeawayError
 from seaway.serving import messages
 from seaway.serving.inline import InlineVersion
@@ -21,6 +23,8 @@ from seaway.serving.isolation import ActivityPage
 from seaway.serving.lane import moving_average
 from seaway.serving.pool import Result
 from seaway.serving.predictor import Payload
+
+log = structlog.get_logger()
 
 if TYPE_CHECKING:
     from seaway.serving.plane import DataPlane, Done, Flight, InferCall, Prediction
@@ -81,13 +85,17 @@ class Assistant:
         self._waiting: deque[LocalFlight] = deque()
         self._turns = False
         self._run_ns = 0
-        self._died_in, self._deaths = page.begin_life(gateway)
+        self._died_in, self._deaths = page.begin_life(gateway, time.monotonic_ns())
 
     def refuses(self, revision: int) -> str:
         """Why a revision must not run here; empty: it may."""
         if revision == self._died_in and self._deaths >= _MAX_DEATHS:
             return f"{self._deaths} gateways in a row ended while they ran it"
         return ""
+
+    def loads(self, revision: int) -> None:
+        """A version is being loaded; 0: no longer."""
+        self._page.set_loading(self._gateway, revision)
 
     def accepts(self, version: InlineVersion, n_bytes: int, left_ns: int, now_ns: int) -> bool:
         """Whether a request should run here. `left_ns`: what it has time for."""
@@ -112,30 +120,38 @@ class Assistant:
 
     def hand_over(self) -> None:
         """Send what waits to the workers."""
-        waiting, self._waiting = self._waiting, deque()
-        for flight in waiting:
-            flight.hand_over()
+        while self._waiting:
+            self._waiting.popleft().hand_over()
 
     def _turn(self) -> None:
-        while self._waiting:
-            flight = self._waiting.popleft()
-            if not flight.waits:
-                continue
-            now = time.monotonic_ns()
-            if not self.company.alone(flight.version.served.model, now):
-                flight.hand_over()
-                self.hand_over()
-                break
-            self._page.set_running(self._gateway, flight.version.served.revision)
-            try:
-                flight.run(now)
-            finally:
-                self._page.set_running(self._gateway, 0)
-            self._run_ns = moving_average(self._run_ns, time.monotonic_ns() - now)
-            break
-        self._turns = bool(self._waiting)
-        if self._turns:
-            asyncio.get_running_loop().call_soon(self._turn)
+        try:
+            while self._waiting:
+                flight = self._waiting.popleft()
+                if flight.waits:
+                    self._serve(flight)
+                    break
+        finally:
+            # Whatever happened to this one, the others have their turn.
+            self._turns = bool(self._waiting)
+            if self._turns:
+                asyncio.get_running_loop().call_soon(self._turn)
+
+    def _serve(self, flight: LocalFlight) -> None:
+        now = time.monotonic_ns()
+        served = flight.version.served
+        if not self.company.alone(served.model, now):
+            flight.hand_over()
+            self.hand_over()
+            return
+        self._page.set_running(self._gateway, served.revision)
+        try:
+            flight.run(now)
+        except Exception:
+            log.exception("assist.run_failed", model=served.model, version=served.version)
+            flight.hand_over()
+        finally:
+            self._page.set_running(self._gateway, 0)
+        self._run_ns = moving_average(self._run_ns, time.monotonic_ns() - now)
 
 
 class LocalFlight:
@@ -217,12 +233,15 @@ class LocalFlight:
 
     def _learn(self, numbers: int) -> None:
         """Let the worker's time decide whether requests of this size may run here."""
-        done, version = self._done, self.version
+        done, version, n_bytes = self._done, self.version, len(self._request.body)
 
         def learning(outcome: Prediction | SeawayError) -> None:
             if not isinstance(outcome, SeawayError):
                 answer = outcome.result.answer
-                version.allow(numbers, answer.input_ns + answer.infer_ns + answer.output_ns)
+                took = answer.input_ns + answer.infer_ns + answer.output_ns
+                if not version.allow(numbers, took):
+                    # It would be read here in vain the next time, too.
+                    version.max_body_bytes = min(version.max_body_bytes, n_bytes - 1)
             assert done is not None  # noqa: S101 - it waits, so somebody wants it
             done(outcome)
 

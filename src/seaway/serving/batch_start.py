@@ -27,6 +27,8 @@ MAX_WAITING_ROWS = 65_536
 MAX_WAITING_BYTES = 1 << 30
 _MAX_PREPARERS = 4
 _ANY_WIDTH = 1 << 62
+_SMALL_NUMBERS = 1024
+"""In a row: a sample that was made up may have one number, which says nothing of real ones."""
 
 
 def calibrate(predictor: Predictor, package: Path, measured: Calibration, asked: ServingSettings) -> Calibration:
@@ -69,8 +71,8 @@ def open_lane(
     limits = _limits(predictor, asked, curve, _unpadded_width(predictor, sample))
     sequences = find_sequences(predictor.session, sample, predictor.padding)
     collator = Collator(
-        predictor.padding if sequences is not None else None, sequences or {}, sized=not predictor.fixed_size
-    )
+        predictor.padding, sequences, sized=not predictor.fixed_size, even=bool(predictor.why_alone)
+    )  # fmt: skip
     log.info(
         "batch.lane", device=predictor.session.device, dtype=predictor.session.dtype,
         max_rows=limits.max_rows, max_tokens=limits.max_tokens, preparers=_preparers(predictor),
@@ -114,7 +116,10 @@ def _limits(predictor: Predictor, asked: ServingSettings, curve: Curve, width: i
     if longest is None:
         rows = min(rows, chosen.max_rows)
         # Larger samples than the measured one ride with fewer others; how many fit was measured with that one.
-        tokens, longest = (None, None) if predictor.fixed_size else (rows * width, _ANY_WIDTH)
+        if not predictor.fixed_size:
+            tokens, longest = asked.max_batch_tokens or rows * max(width, _SMALL_NUMBERS), _ANY_WIDTH
+        else:
+            tokens = None
     elif asked.max_batch_tokens is not None:
         tokens = asked.max_batch_tokens
     else:

@@ -110,8 +110,11 @@ def median(values: Sequence[int]) -> int:
 # --------------------------------------------------------------------------- the choice
 
 
-def choose(calibration: Calibration, *, cores: int, asked: ServingSettings) -> Choice:
-    """Where a version runs, with how many processes and engines. What was asked for wins where it is possible."""
+def choose(calibration: Calibration, *, cores: int, asked: ServingSettings, gateways: int = 0) -> Choice:
+    """Where a version runs, with how many processes and engines. What was asked for wins where it is possible.
+
+    `gateways`: how many there are to lend workers a hand; fewer than cores would leave some of these idle.
+    """
     if asked.lane == "batch":
         where = f"{calibration.device} in {calibration.dtype}"
         return Choice("worker", 1, 1, f"Samples of many requests run together on {where}, in one process.", "batch")
@@ -141,7 +144,8 @@ def choose(calibration: Calibration, *, cores: int, asked: ServingSettings) -> C
         how = f"a run takes only {duration(calibration.run_ns)}, so each engine has a process of its own"
         if shares and processes > 1:
             how += f", which share {calibration.model_bytes / 1e6:.0f} MB of weights"
-    assisted = wanted == "auto" and not (asked.engines or asked.processes) and _may_assist(calibration)
+    free = wanted == "auto" and not (asked.engines or asked.processes)
+    assisted = free and gateways >= cores and _may_assist(calibration)
     if assisted:
         how += "; gateways run it, too, while the server is asked for nothing else"
     refusal = ""

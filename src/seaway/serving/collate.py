@@ -38,11 +38,18 @@ class Rows(msgspec.Struct, eq=False):
 class Collator:
     """What of a version's requests may be stacked, and how."""
 
-    def __init__(self, padding: Padding | None, sequences: Sequences, *, sized: bool = False) -> None:
-        """`padding`: None where rows of different shapes never ride together; `sized`: larger rows cost more."""
-        self._padding = padding
+    def __init__(
+        self, padding: Padding | None, sequences: Sequences | None, *, sized: bool = False, even: bool = False
+    ) -> None:
+        """`padding`: None where rows of different shapes never ride together; nor do they where `sequences` is None.
+
+        `sized`: larger rows cost more; `even`: texts of one request must have one length, since they were padded to it.
+        """
+        self._padding = padding if sequences is not None else None
+        self._mask = padding.mask if padding is not None else None
+        self._sequences = sequences or {}
         self._sized = sized
-        self._sequences = sequences
+        self._even = even
 
     def describe(self, prepared: Prepared) -> Rows:
         """A request as the batch lane sees it. Raises InvalidRequest when its tensors don't count the same samples."""
@@ -63,7 +70,9 @@ class Collator:
             if any(feeds[name].shape[1:] != (width,) for name in padding.fills):
                 raise InvalidRequest(f"The inputs {', '.join(sorted(padding.fills))} must be of one shape.")
             lengths = _lengths(mask, padding.mask)
-        elif any(not mask.all() for mask in prepared.samples.masks):
+        elif self._mask is not None:
+            lengths = [max(1, feeds[self._mask].shape[1])] * rows
+        elif self._even and any(not mask.all() for mask in prepared.samples.masks):
             raise InvalidRequest(
                 "In the batch lane this model's texts must be equally long within a request; "
                 "send them one by one, or deploy it with lane cpu."

@@ -63,6 +63,8 @@ class InlineVersion:
         self._budget_ns = spec.budget_ns
         self._max_rows = spec.max_rows
         self._max_numbers = spec.max_numbers
+        self._spec_numbers = spec.max_numbers
+        self._learns = True
         self.refused_numbers = 0
         """Of the last request that was too large."""
         self._run_cpu_ns = max(_RUN_CPU_NS, _PATIENT_RUNS * spec.budget_ns)
@@ -120,13 +122,16 @@ class InlineVersion:
         self._failures = 0
         return answered
 
-    def allow(self, numbers: int, took_ns: int) -> None:
-        """A worker took so long for a request of so many numbers: from now on such may run here, if that's little."""
-        if self._max_numbers is not None and took_ns <= self._budget_ns:
-            self._max_numbers = max(self._max_numbers, numbers)
+    def allow(self, numbers: int, took_ns: int) -> bool:
+        """A worker took so long for a request of so many numbers: whether such may run here from now on."""
+        if self._max_numbers is None or took_ns > self._budget_ns or not self._learns:
+            return False
+        self._max_numbers = max(self._max_numbers, numbers)
+        return True
 
     def _begin_sample(self) -> int:
-        self._weighs = self._samples % _WEIGHED == 0
+        # Not the first, which finds this thread without the memory that runs keep.
+        self._weighs = self._samples % _WEIGHED == 1
         self._samples += 1
         if self._weighs:
             self._bytes_before = private_bytes()
@@ -154,6 +159,10 @@ class InlineVersion:
         self._failures += 1
         if self._handle.terminated:
             self._handle = RunHandle()
+            if self._max_numbers != self._spec_numbers:
+                # As many numbers in another shape may take much longer: back to what was calibrated.
+                self._max_numbers, self._learns = self._spec_numbers, False
+                return
             self._watchdog.suspect(self.served, f"a run took more than {self._run_cpu_ns / 1e6:.0f} ms and was ended")
         elif self._failures >= _PATIENCE:
             self._watchdog.suspect(self.served, f"{self._failures} runs in a row failed ({type(error).__name__})")

@@ -31,8 +31,10 @@ _FRESH_NS = 200_000_000
 """How long a note is believed. With `_EVERY`: a gateway that runs 40 requests a second has a core reserved."""
 _TICK_SECONDS = 0.05
 _HEADROOM = 1.25
-_NOTED, _DEMAND, _MODEL, _CHANGED, _SEEN, _RUNNING, _DIED_IN, _DEATHS = range(8)
-_WORDS = 8
+_NOTED, _DEMAND, _MODEL, _CHANGED, _SEEN, _RUNNING, _LOADING, _DIED_IN, _DIED_AT, _DEATHS = range(10)
+_WORDS = 16
+_ROW_NS = 3600 * 1_000_000_000
+"""Deaths that are further apart are not in a row."""
 
 
 def reserved_cores(demand: float, cores: int) -> int:
@@ -98,12 +100,20 @@ class ActivityPage:
         """This gateway runs a version now; 0: no longer. Called in that gateway only."""
         self._words[_WORDS * gateway + _RUNNING] = revision
 
-    def begin_life(self, gateway: int) -> tuple[int, int]:
-        """The revision in whose run the last gateways of this number died, and how many did in a row."""
+    def set_loading(self, gateway: int, revision: int) -> None:
+        """This gateway loads a version now; 0: no longer. Called in that gateway only."""
+        self._words[_WORDS * gateway + _LOADING] = revision
+
+    def begin_life(self, gateway: int, now_ns: int) -> tuple[int, int]:
+        """The revision that the last gateways of this number were running or loading when they died, and how many in a
+        row.
+        """
         at, words = _WORDS * gateway, self._words
-        if running := words[at + _RUNNING]:
-            words[at + _DEATHS] = words[at + _DEATHS] + 1 if words[at + _DIED_IN] == running else 1
-            words[at + _DIED_IN], words[at + _RUNNING] = running, 0
+        if running := words[at + _RUNNING] or words[at + _LOADING]:
+            again = words[at + _DIED_IN] == running and now_ns < words[at + _DIED_AT] + _ROW_NS
+            words[at + _DEATHS] = words[at + _DEATHS] + 1 if again else 1
+            words[at + _DIED_IN], words[at + _DIED_AT] = running, now_ns
+            words[at + _RUNNING] = words[at + _LOADING] = 0
         return words[at + _DIED_IN], words[at + _DEATHS]
 
 

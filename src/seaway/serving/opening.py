@@ -50,7 +50,7 @@ def open_version(
         if hoped.processes > 1:
             plain, predictor = predictor, open_sharing(open_from, config.package, config.weights, predictor)
             found = replace(found, shares_weights=predictor is not plain)
-    choice = calibration.choose(found, cores=order.cores, asked=order.asked)
+    choice = calibration.choose(found, cores=order.cores, asked=order.asked, gateways=order.gateways)
     log.info("worker.calibrated", placement=choice.placement, engines=choice.engines, why=choice.why)
     measured(found, choice)
     return predictor, found.curve

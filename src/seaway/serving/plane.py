@@ -260,6 +260,8 @@ class DataPlane:
                 self._loaded.pop(key, None)
                 self._moved_out.pop(key, None)
             for key, served in wanted.items():
+                if served.inline is None:
+                    self._loaded.pop(key, None)
                 if self._runs_here(served) and key not in self._loaded and key not in self._moved_out:
                     task = asyncio.create_task(self._load_inline(key, served), name=f"inline-{served.model}")
                     self._loading.add(task)
@@ -280,15 +282,20 @@ class DataPlane:
         if self._watchdog is None:
             self._watchdog = Watchdog(self.move_out)
         opened = functools.partial(InlineVersion.open, served, self._watchdog, max_body_bytes=self._max_body_bytes)
+        if self.assistant is not None:
+            self.assistant.loads(served.revision)
         try:
             version = await asyncio.to_thread(opened)
-        except SeawayError as error:
+        except (SeawayError, OSError, ValueError) as error:
             self._moved_out[key] = str(error)
             if served.inline is not None and served.inline.alone:
                 log.info("gateway.lends_no_hand", model=served.model, version=served.version, reason=str(error))
             else:
                 self.on_moved_out(served, f"it can't be loaded in a gateway: {error}")
             return
+        finally:
+            if self.assistant is not None:
+                self.assistant.loads(0)
         gc.freeze()  # the runtime that came with it stays; `process.settle` says why
         if key in self._pools:
             self._loaded[key] = version
@@ -310,6 +317,8 @@ class DataPlane:
         self._moved_out[key] = reason
         self._loaded.pop(key, None)
         self._choose_inline()
+        if self.assistant is not None:
+            self.assistant.hand_over()
         log.warning("inline.moved_out", model=served.model, version=served.version, reason=reason)
         self.on_moved_out(served, reason)
 
@@ -389,14 +398,11 @@ class DataPlane:
 
     def lend(self, request: InferCall, n_bytes: int) -> Slot | None:
         """Room for the body of `request`, where the version that will answer can read it; None: keep it elsewhere."""
-        version = self._assisted.get(request.model)
-        if (
-            version is not None
-            and n_bytes <= version.max_body_bytes
-            and self.assistant is not None
-            and (self.assistant.company.alone(request.model, time.monotonic_ns()))
-        ):
-            return None  # it will probably run here
+        version = self._assisted.get(request.model) if self.assistant is not None and runs_inline(request) else None
+        if version is not None and n_bytes <= version.max_body_bytes:
+            assert self.assistant is not None  # noqa: S101 - narrows the type
+            if self.assistant.company.alone(request.model, time.monotonic_ns()):
+                return None  # it will probably run here
         try:
             served = self.resolve(request.model, request.version, request.key)
         except SeawayError:

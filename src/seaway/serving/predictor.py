@@ -209,7 +209,7 @@ class Predictor:
             samples = Samples((read.feeds,), read.rows, False)
             return Prepared(samples, read.names, read.request, payload.accept_encoding)
         samples = self._samples(payload, body)
-        if self.why_alone and samples.rows > 1 and not self._stacks:
+        if self.why_alone and len(samples.feeds) < samples.rows and not self._stacks:
             samples = samples.apart()
         return Prepared(samples, self._outputs.names, None, payload.accept_encoding)
 
@@ -302,6 +302,8 @@ class Predictor:
     def _outputs_for(self, inputs: Any) -> Any:
         """What a caller of `/predict` would get as `outputs`, through all three steps."""
         prepared = self.prepare(self.payload(inputs))
+        if self.why_alone and len(prepared.samples.feeds) < prepared.rows:
+            prepared = msgspec.structs.replace(prepared, samples=prepared.samples.apart())
         (outputs,) = self.run([prepared])
         reply = self.encode(prepared, outputs, "warm-up")
         return msgspec.json.decode(b"".join(reply.chunks))["outputs"]

@@ -136,6 +136,16 @@ def test_a_long_text_has_the_tokens_it_has_when_all_of_it_is_looked_at(kind: str
         refusing.prepare(long)
 
 
+def test_samples_that_run_one_by_one_already_lose_their_padding_too(package: Path) -> None:
+    single = TensorSpec("input_ids", "INT64", (1, -1))
+    samples = text(package, single).prepare(["the cat sat", "cat"])
+    assert len(samples.feeds) == 2
+
+    apart = samples.apart()
+
+    assert [feeds["input_ids"].tolist() for feeds in apart.feeds] == [[[1, 4, 5, 6, 2]], [[1, 5, 2]]]
+
+
 @pytest.mark.parametrize("length", [5001, 5999, 6000, 9999, 20_001])
 def test_a_tokenizer_that_looks_far_ahead_sees_as_far(length: int, tmp_path: Path) -> None:
     scores = [("[UNK]", 0.0), ("a", -3.0), ("aa", -2.0), ("aaa", -1.0)]

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from seaway.errors import DeadlineExceeded, InvalidRequest, SeawayError
+from seaway.errors import DeadlineExceeded, InferenceFailed, InvalidRequest, SeawayError
 from seaway.serving import messages
 from seaway.serving.assist import QUIET_NS, Assistant, Company
 from seaway.serving.inline import InlineVersion, Watchdog
@@ -287,11 +287,72 @@ def test_a_version_in_whose_runs_two_gateways_died_runs_in_none(page: ActivityPa
     assert not Assistant(plane, page, 0).refuses(7)
 
 
+def test_deaths_count_while_loading_too_but_not_those_of_another_day(page: ActivityPage) -> None:
+    page.set_loading(0, 7)
+    assert page.begin_life(0, 1) == (7, 1)
+    page.set_loading(0, 7)
+    assert page.begin_life(0, 2) == (7, 2)
+    page.set_running(0, 7)
+    assert page.begin_life(0, 3 + 3600 * 10**9) == (7, 1)
+    page.set_loading(0, 0)
+    assert page.begin_life(0, 4 + 3600 * 10**9) == (7, 1)
+
+
+async def test_a_run_that_breaks_in_a_way_nobody_thought_of_is_a_worker_s_and_the_others_have_their_turn(
+    plane: Workers,
+) -> None:
+    class Broken(Exception):
+        pass
+
+    def fail_in_done(outcome: object) -> None:
+        raise Broken
+
+    plane.be_alone()
+    caller = Caller()
+    plane.start(call(b"1"), fail_in_done, plain=True)
+    plane.start(call(b"2"), caller, plain=True)
+    await turns()
+    assert caller.body == b"ok:2"
+
+
+async def test_a_version_that_is_moved_out_runs_no_more_of_what_waits(plane: Workers) -> None:
+    plane.be_alone()
+    plane.script.then = lambda: plane.move_out(SERVED, "it overstayed")
+    for _ in range(4):
+        plane.start(call(b"1"), Caller(), plain=True)
+    await turns()
+    assert len(plane.script.ran) == 1
+    assert len(plane.sent) == 3
+
+
+async def test_a_learned_size_that_takes_too_long_in_another_shape_is_unlearned_first(plane: Workers) -> None:
+    version = plane._assisted["m"]
+    assert version.allow(500, 1)
+    version._handle.terminate()
+    version._fail(InferenceFailed("ended"))
+    assert version._max_numbers == SPEC.max_numbers
+    assert not version.allow(500, 1)
+    moved: list[str] = []
+    plane.on_moved_out = lambda served, reason: moved.append(reason)
+    version._handle.terminate()
+    version._fail(InferenceFailed("ended"))
+    assert len(moved) == 1
+
+
+async def test_what_a_worker_found_too_slow_is_not_read_here_again(plane: Workers) -> None:
+    plane.be_alone()
+    plane.start(call(b"1" * 11), Caller(), plain=True)
+    await turns()
+    ((_, done),) = plane.sent
+    done(Prediction(Result(messages.Answer(None, 0.0, None, "", "", 0, 0, 10**8, 0, 1), b""), SERVED, "id", 1))
+    assert plane._assisted["m"].max_body_bytes == 10
+
+
 async def test_a_run_is_noted_for_as_long_as_it_takes(page: ActivityPage, plane: Workers) -> None:
     seen: list[int] = []
-    plane.script.then = lambda: seen.append(page.begin_life(0)[0])
+    plane.script.then = lambda: seen.append(page.begin_life(0, 1)[0])
     plane.be_alone()
     plane.start(call(b"1"), Caller(), plain=True)
     await turns()
     assert seen == [7]
-    assert page.begin_life(0) == (7, 1), "nothing is noted any more"
+    assert page.begin_life(0, 2) == (7, 1), "nothing is noted any more"

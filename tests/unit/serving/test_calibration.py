@@ -138,15 +138,24 @@ SHARING = replace(SMALL, shares_weights=True, model_bytes=90_000_000)
 def test_gateways_lend_workers_a_hand_where_what_a_request_costs_shows_before_it_runs(
     measured: Calibration, asked: ServingSettings, assisted: bool
 ) -> None:
-    choice = choose(measured, cores=2, asked=asked)
+    choice = choose(measured, cores=2, asked=asked, gateways=2)
     assert choice.assisted is assisted
     assert ("gateways run it, too" in choice.why) is assisted
     spec = inline_spec(measured, choice, Path("/package"), Path("/weights"))
     assert (spec is not None and spec.alone) is assisted
 
 
+@pytest.mark.parametrize(
+    ("gateways", "cores", "assisted"), [(0, 2, False), (1, 2, False), (2, 2, True), (4, 16, False)]
+)
+def test_gateways_that_are_fewer_than_the_cores_leave_them_to_the_engines(
+    gateways: int, cores: int, assisted: bool
+) -> None:
+    assert choose(SMALL, cores=cores, asked=Asked(), gateways=gateways).assisted is assisted
+
+
 def test_what_gateways_need_to_lend_a_hand_is_in_the_table() -> None:
-    choice = choose(replace(SHARING, fixed_size=False, numbers=48), cores=2, asked=Asked())
+    choice = choose(replace(SHARING, fixed_size=False, numbers=48), cores=2, asked=Asked(), gateways=2)
     spec = inline_spec(replace(SHARING, fixed_size=False, numbers=48), choice, Path("/package"), Path("/weights"))
     assert spec is not None
     assert (spec.max_rows, spec.max_numbers, spec.weights, spec.budget_ns) == (19, 19 * 48, "/weights", 10_000_000)

@@ -204,10 +204,18 @@ def test_texts_that_must_not_be_padded_are_refused_where_a_request_has_padded_th
         samples = Samples(({IDS: mask * 7},), len(lengths), False, masks=(mask,))
         return Prepared(samples, ("sum",), None, "")
 
-    collator = Collator(None, {}, sized=True)
+    collator = Collator(None, {}, sized=True, even=True)
     assert collator.describe(request(3, 3)).lengths == [3, 3]
     with pytest.raises(InvalidRequest, match="one by one"):
         collator.describe(request(3, 2))
+    assert Collator(None, {}).describe(request(3, 2)).lengths is None, "all have the length of the graph"
+
+
+def test_texts_whose_outputs_can_t_be_cut_are_as_long_as_they_were_padded() -> None:
+    collator = Collator(PADDING, None, sized=True)
+    tickets = [ticket(collator, text(lengths, 1)) for lengths in ([5, 3], [5], [4])]
+    assert [one.lengths for one in tickets] == [[5, 5], [5], [4]]
+    assert [(batch.rows, batch.width) for batch in batches(tickets, 8)] == [(3, 5), (1, 4)]
 
 
 def test_rows_of_other_lengths_never_ride_along_where_padding_changes_answers() -> None:

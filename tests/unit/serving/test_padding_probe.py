@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from seaway.errors import InvalidRequest
+from seaway.errors import InvalidRequest, PayloadTooLarge
 from seaway.inputs.base import Padding, Samples
 from seaway.serving.padding_probe import equal_answers, padding_matters
 from seaway.types import Signature, TensorSpec
@@ -80,6 +80,29 @@ def test_a_model_that_refuses_texts_of_two_lengths_runs_them_apart() -> None:
         return ids
 
     assert why(single) == "One at a time."
+
+
+def test_outputs_without_rows_run_apart_and_what_allows_only_little_is_tried_with_little() -> None:
+    assert "row for each text" in why(lambda ids, mask: np.array(5.0))
+
+    class Strict(Texts):
+        def prepare(self, inputs: Any) -> Samples:
+            if len(inputs[0]) > self._tokens:
+                raise PayloadTooLarge("too long")
+            return super().prepare(inputs)
+
+    session, padding = Session(lambda ids, mask: ids.mean(1, keepdims=True)), Padding({IDS: 0, MASK: 0}, MASK, 64)
+    assert "'y'" in padding_matters(session, padding, Strict(3))  # type: ignore[arg-type]
+    assert "no text" in padding_matters(session, padding, Strict(0))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("dtype", "device"), [("bf16", "cpu"), ("fp32", "cuda:0")])
+def test_large_numbers_don_t_hide_what_is_wrong_with_small_ones(dtype: str, device: str) -> None:
+    session = Session(lambda ids, mask: ids)
+    session.dtype, session.device = dtype, device
+    usual = np.r_[20.0, np.full(50, 0.5)]
+    assert equal_answers(usual, usual * 1.004, session)  # type: ignore[arg-type]
+    assert not equal_answers(usual, np.r_[20.0, np.full(50, 1.5)], session)  # type: ignore[arg-type]
 
 
 def test_without_a_mask_texts_run_apart_and_with_a_single_token_there_is_nothing_to_compare() -> None:
