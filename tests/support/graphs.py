@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -47,6 +48,14 @@ def linear(weights: np.ndarray[Any, Any], batch: int | str = "n") -> bytes:
         [("y", FLOAT, [batch, height])],
         {"w": weights.astype(np.float32)},
     )
+
+
+def repeated_product(weights: np.ndarray[Any, Any], times: int) -> bytes:
+    """y = x @ weights @ weights ..., which takes as long as one likes."""
+    size = len(weights)
+    names = ["x", *(f"a{turn}" for turn in range(1, times)), "y"]
+    nodes = [("MatMul", [before, "w"], [after], {}) for before, after in pairwise(names)]
+    return model(nodes, [("x", FLOAT, ["n", size])], [("y", FLOAT, ["n", size])], {"w": weights.astype(np.float32)})
 
 
 def embedding(vectors: np.ndarray[Any, Any], *, with_mask: bool = True) -> bytes:
