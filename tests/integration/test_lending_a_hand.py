@@ -73,7 +73,7 @@ def test_gateways_answer_while_nothing_else_is_asked_for_and_workers_otherwise(
     given[0] = 1.5
     expected = np.roll(given, PRODUCTS).tolist()
 
-    # One connection, so that one gateway has all of its requests; it runs them after a second of nothing else.
+    # One connection, so that one gateway has all of its requests; it runs them after a moment of nothing else.
     with httpx.Client(base_url=str(server.http.base_url)) as http:
         with standing_still(server, "medium"):
             wait_until(lambda: ask(http, "medium", given).status_code == 200, 30)

@@ -29,9 +29,9 @@ log = structlog.get_logger()
 if TYPE_CHECKING:
     from seaway.serving.plane import DataPlane, Done, Flight, InferCall, Prediction
 
-QUIET_NS = 1_000_000_000
+QUIET_NS = 250_000_000
 """For so long nothing else must have been asked for."""
-_TELL_NS = 100_000_000
+_TELL_NS = 25_000_000
 _LOOK_NS = 5_000_000
 _MAX_DEATHS = 2
 """Gateways that may end while they run a version, before none does."""

@@ -35,7 +35,7 @@ def page(tmp_path: Path) -> ActivityPage:
 # --------------------------------------------------------------------------- company
 
 
-def test_a_model_is_alone_after_a_quiet_second(page: ActivityPage) -> None:
+def test_a_model_is_alone_after_a_quiet_moment(page: ActivityPage) -> None:
     company = Company(page, 0)
     company.note("m", LATER)
     assert not company.alone("m", LATER + QUIET_NS - 1)
