@@ -45,7 +45,7 @@ class Settings(BaseSettings):
     isolation: bool = Field(
         True,
         description="Slow models leave cores to the gateways while these run fast ones (half of them at most), and "
-        "gateways run a model of up to 10 ms while the server is asked for nothing else.",
+        "gateways run a model of up to 1 ms while the server is asked for nothing else.",
     )
     engines: int | None = Field(None, ge=1, le=1024, description="Engine threads of a version; default all cores.")
     max_queue_size: int = Field(512, ge=1, description="Requests that may wait in one worker; more get 429.")

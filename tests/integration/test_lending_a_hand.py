@@ -19,10 +19,10 @@ from support.server import SeawayServer, wait_until
 from support.tiny import scale_model, write_package
 
 pytestmark = pytest.mark.timeout(180)
-SIZE, PRODUCTS = 512, 40
+SIZE, PRODUCTS = 512, 34
 
 
-def some_milliseconds() -> bytes:
+def half_a_millisecond() -> bytes:
     """3 numbers, through many products with one matrix that moves what it is given by a place each time."""
     moved = np.roll(np.eye(SIZE, dtype=np.float32), 1, axis=1)
     return graphs.repeated_product(moved, PRODUCTS)
@@ -64,7 +64,7 @@ def standing_still(server: SeawayServer, model: str) -> Iterator[None]:
 def test_gateways_answer_while_nothing_else_is_asked_for_and_workers_otherwise(
     server: SeawayServer, tmp_path: Path
 ) -> None:
-    server.register("medium", write_package(tmp_path / "medium", some_milliseconds()))
+    server.register("medium", write_package(tmp_path / "medium", half_a_millisecond()))
     server.register("tiny", write_package(tmp_path / "tiny", scale_model(2.0)))
     server.deploy("tiny")
     why = server.deploy("medium") and server.http.get("/api/deployments/medium").json()["live"]["choice"]["why"]
@@ -87,7 +87,7 @@ def test_gateways_answer_while_nothing_else_is_asked_for_and_workers_otherwise(
 
 
 def test_who_asks_for_workers_gets_workers(server: SeawayServer, tmp_path: Path) -> None:
-    server.register("medium", write_package(tmp_path, some_milliseconds()))
+    server.register("medium", write_package(tmp_path, half_a_millisecond()))
     server.deploy("medium", placement="worker")
     choice = server.http.get("/api/deployments/medium").json()["live"]["choice"]
     assert choice["placement"] == "worker"

@@ -24,8 +24,9 @@ INLINE_NS = 200_000
 """Thread CPU time below which a request may run in a gateway; a longer one would make others wait."""
 INLINE_BODY_BYTES = 16_384
 INLINE_ROWS = 64
-ASSIST_NS = 10_000_000
-"""Up to here gateways may run a version that belongs into workers, while the server is asked for nothing else."""
+ASSIST_NS = 1_000_000
+"""Up to here gateways may run a version that belongs into workers, while the server is asked for nothing else. Longer
+runs (MiniLM, 4 ms) gain little by it, and lose by waiting in a line for each gateway: p99 at 32 and 128 connections."""
 ASSIST_BODY_BYTES = 1 << 19
 MAX_COPIED_BYTES = 4 << 20
 """Of a model that each gateway may have for itself; the weights of larger ones are shared (`shared_weights`)."""

@@ -120,8 +120,8 @@ SHARING = replace(SMALL, shares_weights=True, model_bytes=90_000_000)
     [
         (SMALL, Asked(), True),
         (SHARING, Asked(), True),
-        (replace(SHARING, run_ns=9_900_000), Asked(), True),
-        (replace(SHARING, run_ns=10_000_000), Asked(), False),
+        (replace(SHARING, run_ns=980_000), Asked(), True),
+        (replace(SHARING, run_ns=1_000_000), Asked(), False),
         (replace(SMALL, model_bytes=4 << 20), Asked(), False),
         (replace(SMALL, fixed_size=False, numbers=48), Asked(), True),
         (replace(SMALL, fixed_size=False, numbers=0), Asked(), False),
@@ -158,7 +158,7 @@ def test_what_gateways_need_to_lend_a_hand_is_in_the_table() -> None:
     choice = choose(replace(SHARING, fixed_size=False, numbers=48), cores=2, asked=Asked(), gateways=2)
     spec = inline_spec(replace(SHARING, fixed_size=False, numbers=48), choice, Path("/package"), Path("/weights"))
     assert spec is not None
-    assert (spec.max_rows, spec.max_numbers, spec.weights, spec.budget_ns) == (19, 19 * 48, "/weights", 10_000_000)
+    assert (spec.max_rows, spec.max_numbers, spec.weights, spec.budget_ns) == (1, 48, "/weights", 1_000_000)
 
 
 def opened(package: Path) -> Predictor:
