@@ -146,7 +146,7 @@ class Assistant:
         self._page.set_running(self._gateway, served.revision)
         try:
             flight.run(now)
-        except Exception:
+        except Exception:  # the others still have their turn, and a worker tries this one
             log.exception("assist.run_failed", model=served.model, version=served.version)
             flight.hand_over()
         finally:
