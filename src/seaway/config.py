@@ -47,6 +47,11 @@ class Settings(BaseSettings):
         description="Slow models leave cores to the gateways while these run fast ones (half of them at most), and "
         "gateways run a model of up to 1 ms while the server is asked for nothing else.",
     )
+    graph_rewrites: Literal["auto", "always", "never"] = Field(
+        "auto",
+        description="Whether ONNX graphs may be rewritten into faster ones; always: also quantized ones, whose answers "
+        "may differ by what rounding makes of a last bit.",
+    )
     engines: int | None = Field(None, ge=1, le=1024, description="Engine threads of a version; default all cores.")
     max_queue_size: int = Field(512, ge=1, description="Requests that may wait in one worker; more get 429.")
     timeout_seconds: float = Field(30.0, gt=0, description="A request's deadline when it brings none.")

@@ -48,6 +48,22 @@ class Signature:
 
 
 @dataclass(frozen=True, slots=True)
+class Rewriting:
+    """What came of rewriting a version's graph, for the CPU lane."""
+
+    used: bool
+    what: str
+    """What was found to rewrite, as a noun."""
+    exported_ns: int
+    """CPU time of a run of the sample with the graph as it is in the package."""
+    rewritten_ns: int
+    max_difference: float | None
+    """Of the numbers of answers to the inputs that were tried; None: some became, or stopped being, infinite or NaN."""
+    why: str
+    """Why it isn't used, as a part of a sentence."""
+
+
+@dataclass(frozen=True, slots=True)
 class Calibration:
     """What one version costs on one machine, measured in its worker; times are thread CPU time of a warm sample."""
 
@@ -83,6 +99,12 @@ class Calibration:
     """Why no gateway may run it, whatever it costs: what its runtime says."""
     numbers: int = 0
     """In the tensors of the sample; 0: not counted."""
+    rewriting: Rewriting | None = None
+    """None: nothing was found to rewrite, or nobody looked."""
+
+    @property
+    def rewritten(self) -> bool:
+        return self.rewriting is not None and self.rewriting.used
 
     @property
     def request_ns(self) -> int:
@@ -318,6 +340,8 @@ class CalibrationOrder:
     machine: str
     gateways: int = 0
     """That may lend a hand."""
+    rewrites: str = "never"
+    """Whether its graph may be rewritten: auto, always or never."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -355,6 +379,8 @@ class WorkerConfig:
     """What is known of batches from an earlier worker."""
     weights: Path | None = None
     """Where the processes of this revision keep weights that they share, if there are several; None: each its own."""
+    rewritten: bool = False
+    """Its graph was found to be better so; with `calibrate`, that is still to be found out."""
     activity: Path | None = None
     """Page that tells when gateways run models themselves; None: engines keep their cores whatever they do."""
 
@@ -386,6 +412,8 @@ class InlineSpec:
     """Only while the server is asked for nothing else."""
     weights: str | None = None
     """Where the processes that share its weights find them; None: in the package."""
+    rewritten: bool = False
+    """With its graph rewritten, as in its workers."""
 
 
 @dataclass(frozen=True, slots=True)

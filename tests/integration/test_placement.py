@@ -116,6 +116,32 @@ def test_the_same_bytes_are_measured_once(server: SeawayServer, tmp_path: Path) 
     assert live(server, "second")["choice"] == live(server, "first")["choice"]
 
 
+def test_a_graph_that_is_faster_rewritten_is_served_so_everywhere(server: SeawayServer, tmp_path: Path) -> None:
+    numbers = list(np.linspace(-6, 6, 20_000))
+    expected = np.asarray(numbers, np.float32)
+    for _ in range(8):
+        expected = expected * np.clip(expected + 3, 0, 6) / 6
+    registered(server, "swish", write_package(tmp_path, graphs.hard_swishes(8, ("n", len(numbers)))))
+    server.deploy("swish", placement="worker", processes=2)
+
+    assert "Its graph was rewritten (8 hard swish)" in live(server, "swish")["choice"]["why"]
+    np.testing.assert_allclose(answer(server, "swish", numbers), expected, atol=1e-4)
+    # The second process, and those after it, do as the first has found out.
+    server.deploy("swish", placement="worker", processes=2, reason="again")
+    loaded = [line["rewritten"] for line in logged(server, "worker.loaded", "swish")]
+    assert loaded == [False, True, True, True, True]
+    np.testing.assert_allclose(answer(server, "swish", numbers), expected, atol=1e-4)
+    assert len(logged(server, "worker.graph", "swish")) == 1
+
+
+def test_graphs_are_left_as_they_are_where_the_server_says_so(tmp_path: Path) -> None:
+    with SeawayServer(graph_rewrites="never") as one:
+        registered(one, "swish", write_package(tmp_path, graphs.hard_swishes(8, ("n", 20_000))))
+        one.deploy("swish")
+        assert "rewritten" not in live(one, "swish")["choice"]["why"]
+        assert logged(one, "worker.graph", "swish") == []
+
+
 def test_what_was_measured_outlives_the_server(tmp_path: Path) -> None:
     with SeawayServer(tmp_path / "home") as one:
         scale(one, "tiny", tmp_path, 2.0)

@@ -20,8 +20,10 @@ def model(
     inputs: Sequence[Tensor],
     outputs: Sequence[Tensor],
     weights: dict[str, np.ndarray[Any, Any]] | None = None,
+    *,
+    opset: int = 18,
 ) -> bytes:
-    """A serialized model of `(operator, inputs, outputs, attributes)` nodes."""
+    """A serialized model of `(operator, inputs, outputs, attributes)` nodes, of which one may be a `domain`."""
     graph = helper.make_graph(
         [helper.make_node(operator, takes, gives, **attributes) for operator, takes, gives, attributes in nodes],
         "graph",
@@ -29,7 +31,9 @@ def model(
         [helper.make_tensor_value_info(*tensor) for tensor in outputs],
         [numpy_helper.from_array(array, name) for name, array in (weights or {}).items()],
     )
-    built = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)])
+    domains = {attributes["domain"] for _, _, _, attributes in nodes if "domain" in attributes}
+    opsets = [helper.make_opsetid("", opset), *(helper.make_opsetid(domain, 1) for domain in domains)]
+    built = helper.make_model(graph, opset_imports=opsets)
     built.ir_version = 10
     return built.SerializeToString()
 
@@ -83,3 +87,39 @@ def columns() -> bytes:
         [("age", FLOAT, ["n", 1]), ("city", STRING, ["n", 1])],
         [("years", FLOAT, ["n", 1]), ("place", STRING, ["n", 1])],
     )
+
+
+def hard_swishes(times: int, shape: Sequence[int | str] = ("n", 64)) -> bytes:
+    """x · clip(x + 3, 0, 6) / 6, again and again, as exporters write it."""
+    nodes: list[tuple[str, Sequence[str], Sequence[str], dict[str, Any]]] = []
+    names = ["x", *(f"h{turn}" for turn in range(1, times)), "y"]
+    for number, (x, y) in enumerate(pairwise(names)):
+        total, clipped, product = (f"{part}{number}" for part in ("total", "clipped", "product"))
+        nodes += [
+            ("Add", [x, "three"], [total], {}), ("Clip", [total, "zero", "six"], [clipped], {}),
+            ("Mul", [x, clipped], [product], {}), ("Div", [product, "six"], [y], {}),
+        ]  # fmt: skip
+    numbers = {name: np.array(value, np.float32) for name, value in (("three", 3), ("zero", 0), ("six", 6))}
+    return model(nodes, [("x", FLOAT, shape)], [("y", FLOAT, shape)], numbers)
+
+
+def skip_layer_norms(times: int, width: int, *, rounded: bool = False, **more: Any) -> bytes:
+    """ONNX Runtime's fused sum and layer norm, again and again; `rounded`: of numbers that were quantized."""
+    chance = np.random.default_rng(5)
+    names = ["x", *(f"h{turn}" for turn in range(1, times)), "normed" if rounded else "y"]
+    nodes: list[tuple[str, Sequence[str], Sequence[str], dict[str, Any]]] = [
+        (
+            "SkipLayerNormalization",
+            [a, "x", "scale", "shift", "bias"],
+            [b],
+            {"domain": "com.microsoft", "epsilon": 1e-6},
+        )
+        for a, b in pairwise(names)
+    ]
+    if rounded:
+        nodes += [
+            ("DynamicQuantizeLinear", ["normed"], ["whole", "step", "origin"], {}),
+            ("DequantizeLinear", ["whole", "step", "origin"], ["y"], {}),
+        ]
+    weights = {name: chance.standard_normal(width).astype(np.float32) for name in ("scale", "shift", "bias")}
+    return model(nodes, [("x", FLOAT, ["n", "t", width])], [("y", FLOAT, ["n", "t", width])], weights, **more)

@@ -75,15 +75,25 @@ class Profiler:
         if job is not None and state == "running":
             how |= {"step": job.progress.step, "progress": round(job.progress.done, 3)}
         result = views.profile(stored) if stored else None
-        return about | how | {"result": result, "batches": views.batches(batches) if batches else None}
+        rewriting = self._registry.find_rewriting(version.digest)
+        return (
+            about
+            | how
+            | {
+                "result": result,
+                "graph": views.plain(rewriting) if rewriting else None,
+                "batches": views.batches(batches) if batches else None,
+            }
+        )
 
     def _run(self, job: _Job) -> None:
         version, settings = job.version, self._settings
         try:
             package = self._registry.artifacts.path(version.digest)
             verify(package, version.manifest)
+            rewriting = self._registry.find_rewriting(version.digest)
             curves = profile_package(
-                package, memory_bytes=settings.inspect_memory_bytes,
+                package, rewritten=rewriting is not None and rewriting.used, memory_bytes=settings.inspect_memory_bytes,
                 seconds=settings.inspect_seconds + _MEASURING_SECONDS, progress=job.progress,
             )  # fmt: skip
             self._registry.add_profile(version.digest, machine(len(available_cpus())), curves, actor=job.actor)

@@ -217,6 +217,17 @@ class Batches(Answer):
     points: list[BatchPoint]
 
 
+class Graph(Answer):
+    """What came of rewriting the version's graph, as calibration found when it was deployed."""
+
+    used: bool = Field(description="Whether it is served so.")
+    what: str = Field(examples=["12 SkipLayerNormalization"])
+    exported_ns: int = Field(description="CPU time of a run with the graph as it is in the package.")
+    rewritten_ns: int
+    max_difference: float | None = Field(description="Of answers to the inputs that were tried; null: infinite.")
+    why: str = Field(description="Why it isn't served so; empty where it is.")
+
+
 class Profile(Answer):
     """What a version costs in which circumstances."""
 
@@ -228,6 +239,7 @@ class Profile(Answer):
     step: str = Field(description="What is measured now.", examples=["16 rows"])
     progress: float = Field(description="How much of it is done, 0 to 1.", examples=[1.0])
     result: ProfileResult | None = Field(description="The newest that is complete; null before the first is.")
+    graph: Graph | None = Field(description="Null for a version whose graph has nothing to rewrite.")
     batches: Batches | None = Field(description="Null for a version that no batch lane has served yet.")
 
 

@@ -67,6 +67,8 @@ def _print(found: Json) -> None:
         return
     curves = found["result"]["curves"]
     table.note(f"{_title(found)}, {table.moment(found['result']['created_at'])}")
+    if found["graph"] is not None:
+        table.note(_graph(found["graph"]))
     memory, peak = table.size(curves["memory_bytes"]), table.size(curves["peak_memory_bytes"])
     table.say(f"loads in {curves['load_seconds']:g} s; takes {memory}, at most {peak}\n")
     _print_times("rows", curves["rows"])
@@ -75,6 +77,23 @@ def _print(found: Json) -> None:
     _print_points("engines", "requests_per_second", "requests/s", curves["engines"])
     _print_points("threads", "run_us", "run", curves["threads"])
     _print_batches(found["batches"])
+
+
+def _graph(graph: Json) -> str:
+    """
+    >>> _graph({"used": True, "what": "18 hard swish", "exported_ns": 576000, "rewritten_ns": 433000,
+    ...     "max_difference": 6e-08, "why": ""})
+    'Its graph was rewritten (18 hard swish): a run takes 433 µs instead of 576 µs; answers differ by at most 6e-08'
+    """
+    after, before = _shown(graph["rewritten_ns"] / 1e3), _shown(graph["exported_ns"] / 1e3)
+    most = graph["max_difference"]
+    off = "some answers are no numbers any more" if most is None else f"answers differ by at most {most:.3g}"
+    if graph["used"]:
+        return f"Its graph was rewritten ({graph['what']}): a run takes {after} instead of {before}; {off}"
+    return (
+        f"Its graph runs as exported. Rewritten ({graph['what']}), a run would take {after} instead of {before}, "
+        f"but {graph['why']}; {off}"
+    )
 
 
 def _print_times(what: str, points: Sequence[Json]) -> None:

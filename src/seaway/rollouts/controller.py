@@ -313,6 +313,7 @@ class Controller:
                 calibrate=self._placements.order(revision, version),
                 weights=self._weights / str(revision_id) if choice is None or processes > 1 else None,
                 activity=self._activity,
+                rewritten=self._placements.rewritten(revision, version),
                 batching=self._placements.batching(revision, version),
                 curve=self._placements.curve(revision, version),
             )

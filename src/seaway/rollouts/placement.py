@@ -74,7 +74,8 @@ class Placements:
         """Under what a measurement for this revision is kept: a batch's cost depends on device and largest batch."""
         asked = self.effective(revision, version)
         if asked.lane != "batch":
-            return version.digest, self._machine
+            rewrites = self._settings.graph_rewrites
+            return version.digest, self._machine + (f"; graph rewrites {rewrites}" if rewrites != "auto" else "")
         return version.digest, f"{self._machine}; batches of {asked.max_batch_rows} on {asked.device} in {asked.dtype}"
 
     def demote(self, served: Iterable[ServedVersion], revision_id: int, reason: str) -> None:
@@ -151,7 +152,7 @@ class Placements:
         if self.choice(revision, version) is not None:
             return None
         asked, machine = self.effective(revision, version), self._evidence(revision, version)[1]
-        return CalibrationOrder(self._cores, asked, machine, self._gateways)
+        return CalibrationOrder(self._cores, asked, machine, self._gateways, self._settings.graph_rewrites)
 
     def batching(self, revision: DeploymentRevision, version: ModelVersion) -> ServingSettings | None:
         """What the batch lane should know; None for the CPU lane."""
@@ -162,6 +163,11 @@ class Placements:
         """What is known of the cost of its batches."""
         measured = self._measured.get(self._evidence(revision, version))
         return measured.curve if measured is not None else ()
+
+    def rewritten(self, revision: DeploymentRevision, version: ModelVersion) -> bool:
+        """Whether it was found to be better with its graph rewritten."""
+        measured = self._measured.get(self._evidence(revision, version))
+        return measured is not None and measured.rewritten
 
     def engines(self, revision: DeploymentRevision, version: ModelVersion) -> int:
         """Of one process that starts now; before the choice, the most that it may come to."""

@@ -11,7 +11,7 @@ from seaway.errors import ConfigurationError, InvalidPackage
 from seaway.packages import PackageSpec
 from seaway.packages.spec import SPEC_FILE, package_file
 from seaway.plugins import resolve
-from seaway.runtimes.base import Operators, PreparedModels, Runtime
+from seaway.runtimes.base import Operators, PreparedModels, RewrittenModels, Runtime
 
 RUNTIMES = {
     "onnx": "seaway.runtimes.onnx:OnnxRuntime",
@@ -31,6 +31,8 @@ COMPLETIONS = {
 """What checks the files of a package beside the model, and fills in what they say and seaway.yaml doesn't."""
 PREPARED = {"onnx": "seaway.runtimes.onnx_prepared:PreparedOnnx"}
 """What keeps a runtime's models in files that processes can share, for runtimes that can."""
+REWRITTEN = {"onnx": "seaway.runtimes.onnx_rewrite:RewrittenOnnx"}
+"""What opens a runtime's models with graphs that were rewritten, for runtimes that can."""
 INDEX = ".safetensors.index.json"
 """The end of the name of the file that says which of several safetensors files holds which tensor."""
 MODEL_SUFFIXES = {
@@ -75,6 +77,12 @@ def runtime(name: str) -> Runtime:
 def prepared(name: str) -> PreparedModels | None:
     """What keeps models of the runtime called `name` in files that processes share; None: nothing does."""
     found: PreparedModels | None = resolve("runtime", name, PREPARED)() if name in PREPARED else None
+    return found
+
+
+def rewriter(name: str) -> RewrittenModels | None:
+    """What opens models of the runtime called `name` with rewritten graphs; None: nothing does."""
+    found: RewrittenModels | None = resolve("runtime", name, REWRITTEN)() if name in REWRITTEN else None
     return found
 
 

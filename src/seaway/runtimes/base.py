@@ -142,8 +142,8 @@ class Runtime(Protocol):
 class PreparedModels(Protocol):
     """Keeps models as they are made ready for this machine, in files whose weights processes map and so share."""
 
-    def prepare(self, package: Path, spec: PackageSpec, directory: Path) -> None:
-        """Write the model of `package` into `directory`, which is empty.
+    def prepare(self, package: Path, spec: PackageSpec, directory: Path, *, rewritten: bool = False) -> None:
+        """Write the model of `package` into `directory`, which is empty; `rewritten`: as `RewrittenModels` has it.
 
         Raises InvalidPackage, or Unavailable where there is nothing to share or it can't be written.
         """
@@ -151,4 +151,20 @@ class PreparedModels(Protocol):
 
     def load(self, directory: Path, *, threads: int) -> DeviceSession:
         """Load what `prepare` has written. Raises InvalidPackage."""
+        ...
+
+
+class RewrittenModels(Protocol):
+    """Opens models on the CPU with graphs that compute the same in another way, which may be a faster one."""
+
+    def describe(self, package: Path, spec: PackageSpec) -> str:
+        """What would be rewritten, as a noun; empty: nothing. Raises Unavailable where the graph can't be read."""
+        ...
+
+    def why_uncertain(self, operators: frozenset[str]) -> str:
+        """Why answers may differ by more than the last digits, as a part of a sentence; empty: they can't."""
+        ...
+
+    def load(self, package: Path, spec: PackageSpec, *, threads: int) -> DeviceSession:
+        """Raises InvalidPackage or Unavailable."""
         ...

@@ -152,14 +152,30 @@ def choose_providers(asked: str) -> tuple[str, list[Any]]:
     return f"cuda:{number}", [(_CUDA, {"device_id": number}), "CPUExecutionProvider"]
 
 
-def open_session(package: Path, model: str, options: Any, providers: Sequence[Any] = ("CPUExecutionProvider",)) -> Any:
-    """An `InferenceSession` of a file of `package`. Raises InvalidPackage."""
+def open_session(
+    package: Path,
+    model: str,
+    options: Any,
+    providers: Sequence[Any] = ("CPUExecutionProvider",),
+    *,
+    graph: bytes | None = None,
+    disabled: Sequence[str] = (),
+) -> Any:
+    """An `InferenceSession` of a file of `package`, or of `graph` in its place, without these of ONNX Runtime's rules.
+
+    Raises InvalidPackage.
+    """
+    source = str(package / model) if graph is None else graph
     try:
-        return ort.InferenceSession(str(package / model), options, providers=list(providers))
+        session = ort.InferenceSession(source, options, providers=list(providers), disabled_optimizers=list(disabled))
     except (*_LOAD_ERRORS, MemoryError) as error:
         if isinstance(error, MemoryError) or "bad_alloc" in str(error):
             raise InvalidPackage(f"{model!r} needs more memory to load than is allowed.") from error
         raise InvalidPackage(_explain_load(str(error), package, model)) from error
+    if graph is not None:
+        # It is kept for a second try with other providers, which there are none of; weights may be in it.
+        session._model_bytes = b""  # noqa: SLF001
+    return session
 
 
 def session_options(threads: int) -> Any:

@@ -15,6 +15,7 @@ from seaway.errors import Unavailable
 from seaway.packages import PackageSpec
 from seaway.runtimes.onnx import OnnxSession, open_session, read_signature, session_options
 from seaway.runtimes.onnx_layout import align_weights
+from seaway.runtimes.onnx_rewrite import open_rewritten
 
 _GRAPH, _WEIGHTS = "model.onnx", "weights.bin"
 _MIN_BYTES = 1 << 16
@@ -24,7 +25,7 @@ _MIN_BYTES = 1 << 16
 class PreparedOnnx:
     """Writes and loads them. On the CPU only."""
 
-    def prepare(self, package: Path, spec: PackageSpec, directory: Path) -> None:
+    def prepare(self, package: Path, spec: PackageSpec, directory: Path, *, rewritten: bool = False) -> None:
         """Write the model of `package` into `directory`, which is empty. Raises InvalidPackage, Unavailable."""
         options = session_options(1)
         options.optimized_model_filepath = str(directory / _GRAPH)
@@ -34,7 +35,7 @@ class PreparedOnnx:
             ("save_external_prepacked_constant_initializers", "1"),
         ):
             options.add_session_config_entry(f"session.{key}", value)
-        open_session(package, spec.model or "", options)
+        (open_rewritten if rewritten else open_session)(package, spec.model or "", options)
         weights = directory / _WEIGHTS
         if not weights.exists() or weights.stat().st_size == 0:
             raise Unavailable(f"It has no tensor of {_MIN_BYTES} bytes.")

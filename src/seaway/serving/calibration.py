@@ -35,6 +35,8 @@ SLOW_RUN_NS, SLOW_SHARED_RUN_NS = 2_000_000, 10_000_000
 of the weights for each engine would cost; the second where processes share them (MiniLM, 4 ms: 5 to 9 % faster)."""
 LARGE_MODEL_BYTES = 32 << 20
 """From here on engines share one process where the run time of a sample is anybody's guess."""
+WORTH = 0.98
+"""Of the time of a run of the exported graph; what is gained less often by rewriting it is noise."""
 _ENOUGH_SECONDS, _MANY_RUNS, _FEW_RUNS = 0.1, 500, 3
 _TOO_LONG_SECONDS = 5.0
 
@@ -126,7 +128,7 @@ def choose(calibration: Calibration, *, cores: int, asked: ServingSettings, gate
         processes, engines = _even(asked.processes or 1, engines)
         why = (
             f"A sample takes {duration(calibration.request_ns)} of CPU time, less than {duration(INLINE_NS)}: gateways "
-            f"run it themselves, and {_layout(processes, engines)} stands by."
+            f"run it themselves, and {_layout(processes, engines)} stands by.{_graph(calibration)}"
         )
         return Choice("inline", processes, engines, why)
     shares = calibration.shares_weights
@@ -156,7 +158,7 @@ def choose(calibration: Calibration, *, cores: int, asked: ServingSettings, gate
         "worker",
         processes,
         engines,
-        f"{reason}: {_layout(processes, engines)}; {how}.",
+        f"{reason}: {_layout(processes, engines)}; {how}.{_graph(calibration)}",
         assisted=assisted,
         refusal=refusal,
     )
@@ -180,7 +182,7 @@ def inline_spec(calibration: Calibration, choice: Choice, package: Path, weights
     return InlineSpec(
         str(package), n_bytes, min(rows, INLINE_ROWS), budget,
         max_numbers=None if calibration.fixed_size else rows * calibration.numbers,
-        alone=choice.assisted,
+        alone=choice.assisted, rewritten=calibration.rewritten,
         weights=str(weights) if calibration.shares_weights and choice.processes > 1 else None,
     )  # fmt: skip
 
@@ -220,6 +222,22 @@ def _why_unbounded(calibration: Calibration) -> str | None:
     if not calibration.numeric_inputs:
         return "Its inputs are not numbers, and what others cost can't be told from their size"
     return None
+
+
+def _graph(calibration: Calibration) -> str:
+    """What came of rewriting its graph, as one more sentence; empty: nothing that anybody has to know."""
+    found = calibration.rewriting
+    if found is None:
+        return ""
+    times = f"{duration(found.rewritten_ns)} instead of {duration(found.exported_ns)}"
+    if found.used:
+        return f" Its graph was rewritten ({found.what}): a run takes {times}."
+    if found.rewritten_ns > found.exported_ns * WORTH:
+        return ""
+    return (
+        f" Rewritten ({found.what}), a run would take {times}, but {found.why}; it runs as exported "
+        "(see the setting graph_rewrites)."
+    )
 
 
 def _even(processes: int, engines: int) -> tuple[int, int]:

@@ -91,7 +91,7 @@ class InlineVersion:
             raise Unavailable("its processes don't share weights any more")
         predictor = Predictor.open(
             Path(spec.package), model=served.model, version=served.version, max_body_bytes=max_body_bytes,
-            prepared_in=shared,
+            prepared_in=shared, rewritten=spec.rewritten,
         )  # fmt: skip
         predictor.warm_up()
         return cls(served, spec, predictor, watchdog)

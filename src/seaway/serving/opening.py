@@ -13,6 +13,7 @@ from seaway import faults
 from seaway.packages.manifest import verify
 from seaway.serving import batch_start, calibration, process
 from seaway.serving.predictor import Predictor
+from seaway.serving.rewriting import try_rewritten
 from seaway.serving.shared_weights import open_sharing
 from seaway.types import Calibration, Choice, WorkerConfig
 
@@ -29,8 +30,10 @@ def open_version(
     began = time.monotonic()
     verify(config.package, config.manifest)
 
+    rewritten = config.rewritten and config.calibrate is None
+
     def open_from(prepared_in: Path | None) -> Predictor:
-        return _open(config, prepared_in)
+        return _open(config, prepared_in, rewritten=rewritten)
 
     if config.calibrate is None:
         if config.weights is None:
@@ -38,9 +41,15 @@ def open_version(
         return open_sharing(open_from, config.package, config.weights), config.curve
     predictor = open_from(None)
     load_seconds = time.monotonic() - began
-    found = calibration.measure(
-        predictor, config.package, load_seconds=load_seconds, machine=config.calibrate.machine
-    )  # fmt: skip
+    rewriting = None
+    if config.batching is None and config.calibrate.rewrites != "never":
+        predictor, rewriting = try_rewritten(
+            predictor, config.package, lambda: _open(config, None, rewritten=True),
+            uncertain=config.calibrate.rewrites == "always",
+        )  # fmt: skip
+        rewritten = predictor.rewritten
+    found = calibration.measure(predictor, config.package, load_seconds=load_seconds, machine=config.calibrate.machine)
+    found = replace(found, rewriting=rewriting)
     order = config.calibrate
     if config.batching is not None:
         found = batch_start.calibrate(predictor, config.package, found, config.batching)
@@ -56,7 +65,7 @@ def open_version(
     return predictor, found.curve
 
 
-def _open(config: WorkerConfig, prepared_in: Path | None) -> Predictor:
+def _open(config: WorkerConfig, prepared_in: Path | None, *, rewritten: bool) -> Predictor:
     started = time.monotonic()
     batching = config.batching
     predictor = Predictor.open(
@@ -64,10 +73,10 @@ def _open(config: WorkerConfig, prepared_in: Path | None) -> Predictor:
         threads=len(process.available_cpus()) if batching else 1,
         device=(batching.device or "auto") if batching else "cpu",
         dtype=(batching.dtype or "auto") if batching else "auto",
-        prepared_in=prepared_in, stacks=batching is not None,
+        prepared_in=prepared_in, rewritten=rewritten, stacks=batching is not None,
     )  # fmt: skip
     predictor.warm_up()
-    log.info("worker.loaded", seconds=round(time.monotonic() - started, 3), engines=config.engines)
+    log.info("worker.loaded", seconds=round(time.monotonic() - started, 3), engines=config.engines, rewritten=rewritten)
     if predictor.why_alone:
         log.info("worker.texts_run_apart", reason=predictor.why_alone)
     faults.point("worker.loaded")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,7 +13,15 @@ from seaway.packages import PackageSpec
 from seaway.runtimes import runtime
 from seaway.runtimes.base import Array, DeviceSession
 
+if TYPE_CHECKING:
+    from seaway.serving.predictor import Predictor
+
 Feeds = Mapping[str, Array]
+_SIZE = 16
+"""Of dimensions that may have any: tokens of a short text, pixels that most networks for pictures can halve often."""
+_FEW = 100
+_ROWS = (1, 2, 3, 17)
+"""Of the inputs that are compared: kernels have other code for one row, for few, and for what is left over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +56,10 @@ def compare(expected: Sequence[Array], found: Sequence[Array]) -> Parity:
 
 
 def combine(parts: Sequence[Parity]) -> Parity:
-    """The worst of several."""
+    """The worst of several; of none, that nothing differs."""
     return Parity(
-        max(part.max_difference for part in parts),
-        min(part.min_cosine for part in parts),
+        max((part.max_difference for part in parts), default=0.0),
+        min((part.min_cosine for part in parts), default=1.0),
         sum(part.rows for part in parts),
     )
 
@@ -64,6 +72,57 @@ def against_cpu(session: DeviceSession, package: Path, spec: PackageSpec, runs: 
     names = [output.name for output in session.signature.outputs]
     reference = runtime(spec.runtime or "").load(package, spec, threads=1, device="cpu")
     return combine([compare(reference.run(feeds, names, None), session.run(feeds, names, None)) for feeds in runs])
+
+
+def trial_feeds(predictor: Predictor) -> Iterator[Feeds]:
+    """Inputs to try two sessions of a model with, some of which it may refuse.
+
+    The sample and larger ones, with its own numbers and with random ones, in batches of several sizes where there are
+    any.
+    """
+    (sample, *_) = predictor.prepare(predictor.payload(predictor.sample())).samples.feeds
+    chance = np.random.default_rng(0)
+    grows = all(spec.shape[:1] == (-1,) for spec in predictor.signature.inputs)
+    for rows in _ROWS if grows else (1,):
+        several = {name: np.repeat(array[:1], rows, axis=0) if grows else array for name, array in sample.items()}
+        yield several
+        yield from _others(several, chance)
+        if (larger := enlarged(predictor, several)) is not None:
+            yield larger
+            yield from _others(larger, chance)
+
+
+def enlarged(predictor: Predictor, feeds: Feeds) -> Feeds | None:
+    """`feeds` with `_SIZE` in place of each dimension that is variable, rows apart; None where none is, or of texts.
+
+    Whole numbers become 1, which token ids, masks and types of tokens may be.
+    """
+    specs = predictor.signature.inputs
+    if any(spec.name not in feeds or feeds[spec.name].dtype.kind not in "fiub" for spec in specs):
+        return None
+    if all(-1 not in spec.shape[1:] for spec in specs):
+        return None
+    found = {}
+    for spec in specs:
+        array = feeds[spec.name]
+        shape = (*array.shape[:1], *(_SIZE if size == -1 else size for size in spec.shape[1:]))
+        found[spec.name] = np.ones(shape, array.dtype)
+    return found
+
+
+def _others(feeds: Feeds, chance: np.random.Generator) -> Iterator[Feeds]:
+    """The same shapes with random numbers: first fractions only, then small whole numbers as well."""
+    kinds = {array.dtype.kind for array in feeds.values()}
+    if "f" in kinds:
+        yield {
+            name: np.asarray(chance.standard_normal(array.shape), array.dtype) if array.dtype.kind == "f" else array
+            for name, array in feeds.items()
+        }
+    if kinds & {"i", "u"}:
+        yield {
+            name: np.asarray(chance.integers(0, _FEW, array.shape), array.dtype) if array.dtype.kind in "iu" else array
+            for name, array in feeds.items()
+        }
 
 
 def _difference(one: Array, other: Array) -> float:

@@ -13,11 +13,11 @@ from typing import Any
 
 import msgspec
 
-from seaway.errors import DeadlineExceeded, InvalidRequest, SeawayError, UnsupportedEncoding, WarmUpFailed
+from seaway.errors import DeadlineExceeded, InvalidRequest, SeawayError, Unavailable, UnsupportedEncoding, WarmUpFailed
 from seaway.inputs import open_input
 from seaway.inputs.base import Array, Padding, Samples
 from seaway.packages import PackageSpec, read_spec
-from seaway.runtimes import identify, prepared, runtime
+from seaway.runtimes import identify, prepared, rewriter, runtime
 from seaway.runtimes.base import DeviceSession, RunHandle
 from seaway.serving import infer
 from seaway.serving.known_answers import read_known_answers, warm_up
@@ -124,6 +124,8 @@ class Predictor:
         self.why_alone = padding_matters(session, self._input.padding, self._input) if self._input.pads else ""
         """Why texts of one request run one by one, if so."""
         self._stacks = False
+        self.rewritten = False
+        """Whether its graph is another than the package's."""
         self._forms = {form.opening: form.read for form in self._input.forms()}
         self._plain_bodies = PlainBodies({form.opening: form.kind for form in self._input.forms()})
         self._predict_answers = PredictAnswers(model, version)
@@ -146,22 +148,30 @@ class Predictor:
         device: str = "cpu",
         dtype: str = "auto",
         prepared_in: Path | None = None,
+        rewritten: bool = False,
         stacks: bool = False,
     ) -> Predictor:
         """Load the package. Raises InvalidPackage saying what is wrong with it, without paths of this machine.
 
         Raises ConfigurationError for a device or dtype that can't be had; `Runtime.load` says what there is. The model
         itself comes from `prepared_in`, if given, where `PreparedModels.prepare` has put it; then it is on the CPU.
+        `rewritten`: with a rewritten graph, which raises Unavailable where that can't be; then it is on the CPU, too.
         `stacks`: for a caller that stacks what it prepares, and keeps to `padding`.
         """
         spec = identify(package, read_spec(package))
         kept = prepared(spec.runtime or "") if prepared_in is not None else None
         if kept is not None and prepared_in is not None:
             session = kept.load(prepared_in, threads=threads)
+        elif rewritten:
+            models = rewriter(spec.runtime or "")
+            if models is None:
+                raise Unavailable(f"Nothing rewrites models of the runtime {spec.runtime}.")
+            session = models.load(package, spec, threads=threads)
         else:
             session = runtime(spec.runtime or "").load(package, spec, threads=threads, device=device, dtype=dtype)
         opened = cls(package, spec, session, model=model, version=version, max_body_bytes=max_body_bytes)
         opened._stacks = stacks
+        opened.rewritten = rewritten
         return opened
 
     @property

@@ -110,13 +110,24 @@ class Progress:
     done: float = 0.0
 
 
-def profile_package(directory: Path, *, memory_bytes: int, seconds: float, progress: Progress) -> Json:
-    """The curves of a package. Called in a thread of control. Raises InferenceFailed in words for who asked."""
+def profile_package(
+    directory: Path, *, memory_bytes: int, seconds: float, progress: Progress, rewritten: bool = False
+) -> Json:
+    """The curves of a package, its graph `rewritten` or not. Called in a thread of control.
+
+    Raises InferenceFailed in words for who asked.
+    """
     from seaway.config import child_environment  # noqa: PLC0415 - pydantic is for control, not for the process below
 
     # -P: a package's own files must never be importable, whatever directory this runs in.
     command = [sys.executable, "-P", "-m", "seaway.serving.profile"]
-    command += [str(os.getpid()), str(directory.resolve()), str(memory_bytes), str(seconds)]
+    command += [
+        str(os.getpid()),
+        str(directory.resolve()),
+        str(memory_bytes),
+        str(seconds),
+        "rewritten" if rewritten else "exported",
+    ]
     child = subprocess.Popen(  # noqa: S603 - our own module, no shell
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
         env=child_environment(worker=True), start_new_session=True,
@@ -172,8 +183,9 @@ def _result(message: _Ended) -> Json:
 class _Profiler:
     """Measures one package, one curve after the other, each within its time but with one point at least."""
 
-    def __init__(self, directory: Path, tell: Callable[[Step], None]) -> None:
+    def __init__(self, directory: Path, tell: Callable[[Step], None], *, rewritten: bool) -> None:
         self._directory = directory
+        self._rewritten = rewritten
         self._tell = tell
         began = time.monotonic()
         self._predictor = self._open(threads=1)
@@ -195,7 +207,12 @@ class _Profiler:
         from seaway.serving.predictor import Predictor  # noqa: PLC0415 - after the limits, and not for control
 
         return Predictor.open(
-            self._directory, model="profiled", version=0, max_body_bytes=MAX_BODY_BYTES, threads=threads
+            self._directory,
+            model="profiled",
+            version=0,
+            max_body_bytes=MAX_BODY_BYTES,
+            threads=threads,
+            rewritten=self._rewritten,
         )
 
     def _rows(self) -> Iterator[RowsPoint]:
@@ -302,11 +319,11 @@ def _counts(most: int) -> Sequence[int]:
     return sorted({most, *(1 << power for power in range(most.bit_length()))})
 
 
-def _profile(directory: Path, memory_bytes: int, tell: Callable[[Step], None]) -> _Ended:
+def _profile(directory: Path, memory_bytes: int, tell: Callable[[Step], None], *, rewritten: bool) -> _Ended:
     try:
         tell(Step("load", 0.0))
         limit_model(directory, memory_bytes)
-        return _Ended(_Profiler(directory, tell).curves())
+        return _Ended(_Profiler(directory, tell, rewritten=rewritten).curves())
     except SeawayError as error:
         return _Ended(error=str(error))
     except MemoryError:
@@ -316,7 +333,7 @@ def _profile(directory: Path, memory_bytes: int, tell: Callable[[Step], None]) -
 
 
 def main(arguments: list[str]) -> None:
-    parent, directory, memory_bytes, seconds = arguments
+    parent, directory, memory_bytes, seconds, graph = arguments
     process.die_with_parent(int(parent))
     limit_process(int(memory_bytes), float(seconds) * len(process.available_cpus()))
     os.nice(NICENESS)
@@ -325,7 +342,7 @@ def main(arguments: list[str]) -> None:
         sys.stdout.buffer.write(msgspec.json.encode(message) + b"\n")
         sys.stdout.flush()
 
-    tell(_profile(Path(directory), int(memory_bytes), tell))
+    tell(_profile(Path(directory), int(memory_bytes), tell, rewritten=graph == "rewritten"))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ from seaway.errors import SeawayError, Unavailable
 from seaway.runtimes import prepared
 from seaway.runtimes.base import Array, PreparedModels
 from seaway.serving.calibration import MAX_COPIED_BYTES
+from seaway.serving.parity import trial_feeds
 from seaway.serving.predictor import Predictor
 from seaway.serving.weight_files import LOCK, NEW, keep_apart
 
@@ -25,9 +26,6 @@ log = structlog.get_logger()
 
 MIN_SHARED_BYTES = MAX_COPIED_BYTES
 """Of a package; smaller ones fit into the caches of each core, and their weights are nothing beside a process."""
-_ROWS = (1, 2, 3, 17)
-"""Of the inputs that are compared: kernels have other code for one row, for few, and for what is left over."""
-
 OpenFrom = Callable[[Path | None], Predictor]
 
 
@@ -67,7 +65,7 @@ def _prepare(
         return plain
     fresh.mkdir(mode=0o700)
     try:
-        writer.prepare(package, plain.spec, fresh)
+        writer.prepare(package, plain.spec, fresh, rewritten=plain.rewritten)
         shared = open_from(fresh)
         if differing := _difference(plain, shared):
             raise Unavailable(differing)
@@ -86,7 +84,7 @@ def _difference(one: Predictor, other: Predictor) -> str:
     if one.signature != other.signature:
         return "The signature is another when weights are shared."
     names = [spec.name for spec in one.signature.outputs]
-    for feeds in _inputs(one):
+    for feeds in trial_feeds(one):
         try:
             expected = one.session.run(feeds, names, None)
         except SeawayError:
@@ -94,22 +92,6 @@ def _difference(one: Predictor, other: Predictor) -> str:
         if not all(map(_same, expected, other.session.run(feeds, names, None))):
             return "The answers are others when weights are shared."
     return ""
-
-
-def _inputs(predictor: Predictor) -> Iterator[Mapping[str, Array]]:
-    """A sample that it answers, as it is and with random numbers, in batches of several sizes where there are any."""
-    (sample, *_) = predictor.prepare(predictor.payload(predictor.sample())).samples.feeds
-    chance = np.random.default_rng(0)
-    grows = all(spec.shape[:1] == (-1,) for spec in predictor.signature.inputs)
-    for rows in _ROWS if grows else (1,):
-        several = {name: np.repeat(array[:1], rows, axis=0) if grows else array for name, array in sample.items()}
-        yield several
-        if all(array.dtype.kind != "f" for array in sample.values()):
-            continue
-        yield {
-            name: chance.standard_normal(array.shape).astype(array.dtype) if array.dtype.kind == "f" else array
-            for name, array in several.items()
-        }
 
 
 def _same(one: Array, other: Array) -> bool:

@@ -10,7 +10,7 @@ import pytest
 from seaway.serving import calibration
 from seaway.serving.calibration import choose, inline_spec, machine, measure, most_engines
 from seaway.serving.predictor import Predictor
-from seaway.types import Calibration, Choice, ServingSettings
+from seaway.types import Calibration, Choice, Rewriting, ServingSettings
 from support import torches
 from support.tiny import endless_model, scale_model, write_package
 
@@ -159,6 +159,23 @@ def test_what_gateways_need_to_lend_a_hand_is_in_the_table() -> None:
     spec = inline_spec(replace(SHARING, fixed_size=False, numbers=48), choice, Path("/package"), Path("/weights"))
     assert spec is not None
     assert (spec.max_rows, spec.max_numbers, spec.weights, spec.budget_ns) == (1, 48, "/weights", 1_000_000)
+
+
+@pytest.mark.parametrize("measured", [TINY, SMALL, SLOW])
+def test_gateways_and_people_are_told_of_a_graph_that_was_rewritten(measured: Calibration) -> None:
+    found = Rewriting(used=True, what="2 of them", exported_ns=20_000, rewritten_ns=15_000, max_difference=0.0, why="")
+    rewritten = replace(measured, rewriting=found)
+    choice = choose(rewritten, cores=2, asked=Asked(), gateways=2)
+    assert "Its graph was rewritten (2 of them): a run takes 15 µs instead of 20 µs." in choice.why
+    spec = inline_spec(rewritten, choice, Path("/package"), Path("/weights"))
+    assert spec is None or spec.rewritten
+    left = replace(measured, rewriting=replace(found, used=False, why="it rounds"))
+    choice = choose(left, cores=2, asked=Asked(), gateways=2)
+    assert "a run would take 15 µs instead of 20 µs, but it rounds; it runs as exported" in choice.why
+    spec = inline_spec(left, choice, Path("/package"), Path("/weights"))
+    assert spec is None or not spec.rewritten
+    no_faster = replace(left, rewriting=replace(found, used=False, rewritten_ns=20_000, why="it is no faster so"))
+    assert "graph" not in choose(no_faster, cores=2, asked=Asked(), gateways=2).why
 
 
 def opened(package: Path) -> Predictor:

@@ -232,7 +232,7 @@ def test_where_no_file_can_be_made_a_process_has_weights_of_its_own(tmp_path: Pa
 
 
 def test_what_cannot_be_written_is_not_shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: Any) -> None:
+    def fail(*_: Any, **__: Any) -> None:
         raise InvalidPackage("No space left on device")
 
     monkeypatch.setattr(onnx_prepared.PreparedOnnx, "prepare", fail)
