@@ -127,9 +127,13 @@ def test_a_graph_that_is_faster_rewritten_is_served_so_everywhere(server: Seaway
     assert "Its graph was rewritten (8 hard swish)" in live(server, "swish")["choice"]["why"]
     np.testing.assert_allclose(answer(server, "swish", numbers), expected, atol=1e-4)
     # The second process, and those after it, do as the first has found out.
-    server.deploy("swish", placement="worker", processes=2, reason="again")
-    loaded = [line["rewritten"] for line in logged(server, "worker.loaded", "swish")]
-    assert loaded == [False, True, True, True, True]
+    server.deploy("swish", placement="worker", processes=2, max_queue_size=9)
+
+    def loaded() -> list[bool]:
+        return [line["rewritten"] for line in logged(server, "worker.loaded", "swish")]
+
+    wait_until(lambda: len(loaded()) == 5, 20, loaded)
+    assert loaded() == [False, True, True, True, True]
     np.testing.assert_allclose(answer(server, "swish", numbers), expected, atol=1e-4)
     assert len(logged(server, "worker.graph", "swish")) == 1
 

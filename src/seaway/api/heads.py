@@ -13,7 +13,7 @@ from seaway.api.edge import admits
 from seaway.api.infer import read_header_length, read_timeout
 from seaway.config import Settings
 from seaway.errors import InvalidRequest
-from seaway.serving.plane import InferCall, runs_inline
+from seaway.serving.flight import InferCall, runs_inline
 
 MAX_HEAD_BYTES = 8192
 MAX_REMEMBERED = 2048

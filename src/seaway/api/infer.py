@@ -13,7 +13,8 @@ from fastapi import Path as PathParameter
 from seaway.api.bodies import read_body
 from seaway.config import Settings
 from seaway.errors import InvalidRequest, NotFound, Overloaded, SeawayError
-from seaway.serving.plane import DataPlane, InferCall, Prediction
+from seaway.serving.flight import InferCall, Prediction
+from seaway.serving.plane import DataPlane
 from seaway.telemetry.trace import continue_trace
 from seaway.wire.predict import peek_model
 

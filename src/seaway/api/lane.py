@@ -25,8 +25,9 @@ from seaway.errors import DeadlineExceeded, InvalidRequest, NotFound, Overloaded
 from seaway.serving import messages
 from seaway.serving.arena import MIN_LENT_BYTES, Slot
 from seaway.serving.assist import LocalFlight
+from seaway.serving.flight import Flight, InferCall, Prediction
 from seaway.serving.inline import InlineVersion
-from seaway.serving.plane import DataPlane, Flight, InferCall, Prediction
+from seaway.serving.plane import DataPlane
 from seaway.serving.predictor import Reply
 from seaway.telemetry.trace import next_traceparent
 

@@ -27,7 +27,8 @@ from seaway.serving.predictor import Payload
 log = structlog.get_logger()
 
 if TYPE_CHECKING:
-    from seaway.serving.plane import DataPlane, Done, Flight, InferCall, Prediction
+    from seaway.serving.flight import Done, Flight, InferCall, Prediction
+    from seaway.serving.plane import DataPlane
 
 QUIET_NS = 250_000_000
 """For so long nothing else must have been asked for."""

@@ -13,9 +13,10 @@ import pytest
 from seaway.errors import DeadlineExceeded, InferenceFailed, InvalidRequest, SeawayError
 from seaway.serving import messages
 from seaway.serving.assist import QUIET_NS, Assistant, Company
+from seaway.serving.flight import InferCall, Prediction
 from seaway.serving.inline import InlineVersion, Watchdog
 from seaway.serving.isolation import ActivityPage
-from seaway.serving.plane import DataPlane, InferCall, Prediction
+from seaway.serving.plane import DataPlane
 from seaway.serving.pool import Result
 from seaway.serving.predictor import Payload, Reply, TooLarge
 from seaway.telemetry.page import NoMetrics

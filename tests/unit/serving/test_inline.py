@@ -20,8 +20,9 @@ from seaway.errors import (
 )
 from seaway.runtimes.base import RunHandle
 from seaway.serving import inline
+from seaway.serving.flight import InferCall, runs_inline
 from seaway.serving.inline import InlineVersion, Watchdog
-from seaway.serving.plane import DataPlane, InferCall, runs_inline
+from seaway.serving.plane import DataPlane
 from seaway.serving.predictor import Payload, Reply, TooLarge
 from seaway.telemetry.page import MetricsPage, read_page
 from seaway.types import InlineSpec, ServedVersion, Signature
