@@ -17,7 +17,7 @@ from seaway.registry import Registry
 from seaway.serving.calibration import machine
 from seaway.serving.process import available_cpus
 from seaway.serving.profile import Progress, profile_package
-from seaway.types import Json, ModelVersion
+from seaway.types import Json, ModelVersion, Rewriting
 
 log = structlog.get_logger()
 
@@ -75,7 +75,7 @@ class Profiler:
         if job is not None and state == "running":
             how |= {"step": job.progress.step, "progress": round(job.progress.done, 3)}
         result = views.profile(stored) if stored else None
-        rewriting = self._registry.find_rewriting(version.digest)
+        rewriting = self._rewriting(version)
         return (
             about
             | how
@@ -86,12 +86,18 @@ class Profiler:
             }
         )
 
+    def _rewriting(self, version: ModelVersion) -> Rewriting | None:
+        """What came of rewriting its graph when it was deployed here, by these settings."""
+        here = machine(len(available_cpus()), self._settings.graph_rewrites)
+        measured = self._registry.find_calibration(version.digest, here)
+        return measured.rewriting if measured is not None else None
+
     def _run(self, job: _Job) -> None:
         version, settings = job.version, self._settings
         try:
             package = self._registry.artifacts.path(version.digest)
             verify(package, version.manifest)
-            rewriting = self._registry.find_rewriting(version.digest)
+            rewriting = self._rewriting(version)
             curves = profile_package(
                 package, rewritten=rewriting is not None and rewriting.used, memory_bytes=settings.inspect_memory_bytes,
                 seconds=settings.inspect_seconds + _MEASURING_SECONDS, progress=job.progress,

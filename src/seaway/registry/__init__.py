@@ -34,7 +34,6 @@ from seaway.types import (
     ModelVersion,
     Page,
     Profile,
-    Rewriting,
     ServingSettings,
 )
 
@@ -291,10 +290,6 @@ class Registry:
     def find_batches(self, digest: str) -> Calibration | None:
         """The newest calibration of these bytes that measured batches, whatever machine it is from."""
         return self._read(lambda connection: measurements.find_batches(connection, digest))
-
-    def find_rewriting(self, digest: str) -> Rewriting | None:
-        """What the newest calibration of these bytes that looked found of rewriting their graph."""
-        return self._read(lambda connection: measurements.find_rewriting(connection, digest))
 
     def add_profile(self, digest: str, machine: str, curves: Json, *, actor: str) -> Profile:
         return self._database.write(

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Row, select
 from seaway.registry.database import now
 from seaway.registry.rows import insert_row
 from seaway.registry.tables import calibrations, profiles
-from seaway.types import Calibration, Json, Profile, Rewriting
+from seaway.types import Calibration, Json, Profile
 
 
 def add_calibration(connection: Connection, digest: str, calibration: Calibration, actor: str) -> None:
@@ -36,13 +36,6 @@ def find_batches(connection: Connection, digest: str) -> Calibration | None:
     query = select(calibrations.c.measured).where(calibrations.c.digest == digest).order_by(calibrations.c.id.desc())
     found = (msgspec.convert(measured, Calibration) for measured in connection.execute(query).scalars())
     return next((calibration for calibration in found if calibration.curve), None)
-
-
-def find_rewriting(connection: Connection, digest: str) -> Rewriting | None:
-    """What the newest calibration of these bytes that looked found of rewriting their graph."""
-    query = select(calibrations.c.measured).where(calibrations.c.digest == digest).order_by(calibrations.c.id.desc())
-    found = (msgspec.convert(measured, Calibration) for measured in connection.execute(query).scalars())
-    return next((calibration.rewriting for calibration in found if calibration.rewriting is not None), None)
 
 
 def add_profile(connection: Connection, digest: str, machine: str, curves: Json, actor: str) -> Profile:

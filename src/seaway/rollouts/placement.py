@@ -44,7 +44,7 @@ class Placements:
         self._cores = cores
         # They tell each other in the page that isolation has.
         self._gateways = (settings.gateways or 1) if settings.isolation and hasattr(os, "sched_setaffinity") else 0
-        self._machine = calibration.machine(cores)
+        self._machine = calibration.machine(cores, settings.graph_rewrites)
         self._measured: dict[Evidence, Calibration] = {}
         self._unsaved: dict[Evidence, Calibration] = {}
         self._looked_up: set[Evidence] = set()
@@ -74,8 +74,7 @@ class Placements:
         """Under what a measurement for this revision is kept: a batch's cost depends on device and largest batch."""
         asked = self.effective(revision, version)
         if asked.lane != "batch":
-            rewrites = self._settings.graph_rewrites
-            return version.digest, self._machine + (f"; graph rewrites {rewrites}" if rewrites != "auto" else "")
+            return version.digest, self._machine
         return version.digest, f"{self._machine}; batches of {asked.max_batch_rows} on {asked.device} in {asked.dtype}"
 
     def demote(self, served: Iterable[ServedVersion], revision_id: int, reason: str) -> None:

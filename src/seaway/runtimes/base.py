@@ -154,15 +154,21 @@ class PreparedModels(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Rewrite:
+    """What could be done to a graph."""
+
+    what: str
+    """What was found to rewrite, as a noun."""
+    doubt: str
+    """Why answers may differ by more than the last digits, as a part of a sentence; empty: they can't."""
+
+
 class RewrittenModels(Protocol):
     """Opens models on the CPU with graphs that compute the same in another way, which may be a faster one."""
 
-    def describe(self, package: Path, spec: PackageSpec) -> str:
-        """What would be rewritten, as a noun; empty: nothing. Raises Unavailable where the graph can't be read."""
-        ...
-
-    def why_uncertain(self, operators: frozenset[str]) -> str:
-        """Why answers may differ by more than the last digits, as a part of a sentence; empty: they can't."""
+    def look(self, package: Path, spec: PackageSpec) -> Rewrite | None:
+        """What would be rewritten; None: nothing. Raises Unavailable where the graph can't be read."""
         ...
 
     def load(self, package: Path, spec: PackageSpec, *, threads: int) -> DeviceSession:

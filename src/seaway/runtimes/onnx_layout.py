@@ -10,8 +10,10 @@ Where a tensor's bytes are is said in `TensorProto.external_data`, as text: `off
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
+
+from seaway.runtimes.onnx_wire import BYTES, field, fields
 
 _PAGE = 4096
 _LINE = 64
@@ -29,7 +31,6 @@ _INSIDE = {
     _FUNCTION: {7: _NODE},
     _TENSOR: {13: _ENTRY},
 }
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _KEY, _VALUE = 1, 2
 
 
@@ -76,8 +77,8 @@ def _rewrite(message: memoryview, kind: str, place: Callable[[int, int], int]) -
     parts: list[bytes | memoryview] = []
     entries: dict[str, str] = {}
     kept = 0
-    for number, wire, start, begin, stop in _fields(message):
-        if wire != _BYTES or number not in inside:
+    for number, wire, start, begin, stop in fields(message):
+        if wire != BYTES or number not in inside:
             continue
         parts.append(message[kept:start])
         kept = stop
@@ -85,10 +86,10 @@ def _rewrite(message: memoryview, kind: str, place: Callable[[int, int], int]) -
             key, value = _texts(message[begin:stop])
             entries[key] = value
         else:
-            parts += _field(number, _rewrite(message[begin:stop], inside[number], place))
+            parts += field(number, _rewrite(message[begin:stop], inside[number], place))
     parts.append(message[kept:])
     for key, value in _moved(entries, place).items():
-        parts += _field(13, b"".join([*_field(_KEY, key.encode()), *_field(_VALUE, value.encode())]))
+        parts += field(13, b"".join([*field(_KEY, key.encode()), *field(_VALUE, value.encode())]))
     return b"".join(parts)
 
 
@@ -107,53 +108,7 @@ def _moved(entries: dict[str, str], place: Callable[[int, int], int]) -> dict[st
     return found
 
 
-def _fields(message: memoryview) -> Iterator[tuple[int, int, int, int, int]]:
-    """Number, wire type, and where the field begins, its value begins and both end."""
-    at = 0
-    while at < len(message):
-        start = at
-        key, begin = _varint(message, at)
-        wire = key & 7
-        if wire == _BYTES:
-            length, begin = _varint(message, begin)
-            at = begin + length
-        elif wire == _VARINT:
-            _, at = _varint(message, begin)
-        elif wire in {_FIXED32, _FIXED64}:
-            at = begin + (4 if wire == _FIXED32 else 8)
-        else:
-            raise ValueError(f"Byte {start} of a message is no field.")
-        if at > len(message):
-            raise ValueError(f"The field at byte {start} of a message is cut off.")
-        yield key >> 3, wire, start, begin, at
-
-
-def _varint(message: memoryview, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        if at >= len(message):
-            raise ValueError("A number of a message has no end.")
-        byte = message[at]
-        value |= (byte & 0x7F) << shift
-        at, shift = at + 1, shift + 7
-        if byte < 0x80:
-            return value, at
-
-
-def _field(number: int, value: bytes) -> list[bytes]:
-    return [_number(number << 3 | _BYTES), _number(len(value)), value]
-
-
-def _number(value: int) -> bytes:
-    found = bytearray()
-    while value >= 0x80:
-        found.append(value & 0x7F | 0x80)
-        value >>= 7
-    found.append(value)
-    return bytes(found)
-
-
 def _texts(entry: memoryview) -> tuple[str, str]:
     """Key and value of a StringStringEntryProto."""
-    found = {number: str(entry[begin:stop], "utf-8") for number, _, _, begin, stop in _fields(entry)}
+    found = {number: str(entry[begin:stop], "utf-8") for number, _, _, begin, stop in fields(entry)}
     return found.get(_KEY, ""), found.get(_VALUE, "")

@@ -2,20 +2,20 @@
 
 ONNX Runtime optimizes by rules, not by measurements: some operators that its rules make, or that exporters have made by
 them, run slower on a CPU than those that they stand for, and some patterns it doesn't know. Each function in `RULES`
-mends one of these in the top level of a graph; whether that pays and answers stay what they were is measured by whoever
-deploys the model.
+mends one of these; whether that pays and answers stay what they were is measured by whoever deploys the model.
 
-A file is read by a schema with the fields that rules look at. Protocol Buffers keep what a schema doesn't know, so
-everything else is written as it was read: https://protobuf.dev/programming-guides/proto3/#unknowns.
+Only nodes are read, by a schema with the fields that rules look at; all other bytes of the file, weights above all, are
+passed on as they are.
 """
 
 from __future__ import annotations
 
 import functools
+import mmap
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
@@ -23,59 +23,73 @@ from google.protobuf.message import DecodeError
 
 from seaway.errors import Unavailable
 from seaway.packages import PackageSpec
+from seaway.runtimes.base import Rewrite
 from seaway.runtimes.onnx import OnnxSession, open_session, read_signature, session_options
+from seaway.runtimes.onnx_graph import CONTROL_FLOW
+from seaway.runtimes.onnx_wire import BYTES, encode_number, field, fields
 
-MAX_BYTES = 1 << 30
-"""Of a graph's file: it is held in memory, a few times over for a moment."""
+MAX_BYTES = 1 << 28
+"""Of a graph's file, weights in it included: it is held in memory for a moment."""
 _DISABLED = ("SkipLayerNormFusion",)
 """ONNX Runtime's rule that would undo `_split_skip_layer_norm`. The fused operator adds up its numbers one by one: 5 to
 8 times slower than the two it stands for, with 64 to 1,024 numbers in a row (ONNX Runtime 1.31)."""
-_ROUNDING = ("Quantize", "Integer", "QLinear", "QAttention", "QGemm", "QOrdered", "MatMulNBits", "Round")
+_ROUNDS = ("Quantize", "Integer", "QLinear", "QAttention", "QGemm", "QOrdered", "MatMulNBits")
 """In names of operators behind which the last bit of a number decides about a step: answers can differ by that step."""
-_FLOAT = 1
+_ROUNDS_EXACTLY = frozenset({b"Round", b"Floor", b"Ceil", b"Sign", b"Hardmax"})
+_SIZES = frozenset({b"Shape", b"Size"})
+"""What they give doesn't depend on the values of what they are given."""
+_ONNX = frozenset({b"", b"ai.onnx"})
+_KNOWN = _ONNX | {b"ai.onnx.ml", b"com.microsoft"}
+_FLOAT, _FLOATS = 1, frozenset({1, 10, 11, 16})
 _LAYER_NORM_OPSET = 17
+
+# Fields by message, from onnx.proto.
+_MODEL_GRAPH, _MODEL_OPSETS = 7, 8
+_GRAPH_NODES, _GRAPH_TENSORS, _GRAPH_INPUTS, _GRAPH_OUTPUTS = 1, 5, 11, 12
+_NODE_FIELDS = frozenset({1, 2, 4, 7})
+"""Inputs, outputs, operator and domain."""
+_SMALL_BYTES = 4096
+"""Nodes and tensors above that are read without what makes them large, which no rule asks for."""
 
 
 # --------------------------------------------------------------------------- what is read of a file
 
 
 def _schema() -> Mapping[str, Any]:
-    """A class for each message of onnx.proto with the fields that are looked at, by the numbers they have there."""
+    """A class for each message of onnx.proto with the fields that are looked at, by the numbers they have there.
+
+    Names are bytes: ONNX Runtime takes those that are not UTF-8, too.
+    """
     kinds = descriptor_pb2.FieldDescriptorProto
-    text, number, real, raw = kinds.TYPE_STRING, kinds.TYPE_INT64, kinds.TYPE_FLOAT, kinds.TYPE_BYTES
+    number, real, raw = kinds.TYPE_INT64, kinds.TYPE_FLOAT, kinds.TYPE_BYTES
     # Of each field: its number, its type or message, and whether it is repeated.
     messages: dict[str, dict[str, tuple[int, int | str, bool]]] = {
-        "Model": {"graph": (7, "Graph", False), "opset_import": (8, "Opset", True)},
-        "Opset": {"domain": (1, text, False), "version": (2, number, False)},
-        "Graph": {
-            "node": (1, "Node", True), "initializer": (5, "Tensor", True), "input": (11, "Value", True),
-            "output": (12, "Value", True),
-        },
-        "Value": {"name": (1, text, False)},
+        "Opset": {"domain": (1, raw, False), "version": (2, number, False)},
+        "Value": {"name": (1, raw, False)},
         "Node": {
-            "input": (1, text, True), "output": (2, text, True), "name": (3, text, False), "op_type": (4, text, False),
-            "attribute": (5, "Attribute", True), "domain": (7, text, False),
+            "input": (1, raw, True), "output": (2, raw, True), "name": (3, raw, False), "op_type": (4, raw, False),
+            "attribute": (5, "Attribute", True), "domain": (7, raw, False),
         },
         "Attribute": {
-            "name": (1, text, False), "f": (2, real, False), "i": (3, number, False), "t": (5, "Tensor", False),
-            "g": (6, "Graph", False), "graphs": (11, "Graph", True), "type": (20, number, False),
+            "name": (1, raw, False), "f": (2, real, False), "i": (3, number, False), "t": (5, "Tensor", False),
+            "g": (6, raw, False), "graphs": (11, raw, True), "type": (20, number, False),
         },
         "Tensor": {
             "dims": (1, number, True), "data_type": (2, number, False), "float_data": (4, real, True),
-            "name": (8, text, False), "raw_data": (9, raw, False),
+            "name": (8, raw, False), "raw_data": (9, raw, False),
         },
     }  # fmt: skip
     file = descriptor_pb2.FileDescriptorProto(name="seaway/onnx.proto", package="seaway.onnx", syntax="proto2")
-    for name, fields in messages.items():
+    for name, parts in messages.items():
         message = file.message_type.add(name=name)
-        for field, (at, kind, repeated) in fields.items():
+        for part, (at, kind, repeated) in parts.items():
             label = kinds.LABEL_REPEATED if repeated else kinds.LABEL_OPTIONAL
             if isinstance(kind, str):
                 message.field.add(
-                    name=field, number=at, label=label, type=kinds.TYPE_MESSAGE, type_name=f".seaway.onnx.{kind}"
+                    name=part, number=at, label=label, type=kinds.TYPE_MESSAGE, type_name=f".seaway.onnx.{kind}"
                 )
             else:
-                message.field.add(name=field, number=at, label=label, type=kind)
+                message.field.add(name=part, number=at, label=label, type=kind)
     pool = descriptor_pool.DescriptorPool()
     pool.Add(file)
     return {
@@ -83,25 +97,87 @@ def _schema() -> Mapping[str, Any]:
     }
 
 
+@functools.cache
+def _classes() -> Mapping[str, Any]:
+    return _schema()
+
+
+def _parse(kind: str, data: bytes | memoryview) -> Any:
+    message = _classes()[kind]()
+    message.ParseFromString(bytes(data))
+    return message
+
+
+def _parse_node(data: memoryview) -> Any:
+    if len(data) <= _SMALL_BYTES:
+        return _parse("Node", data)
+    kept = [data[start:stop] for number, _, start, _, stop in fields(data) if number in _NODE_FIELDS]
+    return _parse("Node", b"".join(kept))
+
+
+class _Node(NamedTuple):
+    """A node, and its bytes in the file; those of a new one are made in the end."""
+
+    node: Any
+    data: memoryview | None = None
+
+
 class _Graph:
-    """The top level of a graph while it is rewritten."""
+    """The top level of a graph while it is rewritten. Raises ValueError and DecodeError for what can't be read."""
 
-    def __init__(self, model: Any) -> None:
-        self.nodes: list[Any] = list(model.graph.node)
-        self.opset = max((one.version for one in model.opset_import if one.domain in {"", "ai.onnx"}), default=1)
-        self.makers: dict[str, Any] = {name: node for node in self.nodes for name in node.output}
-        self.uses = Counter(_used(model.graph))
+    def __init__(self, data: memoryview) -> None:
+        self._data = data
+        graphs = [(start, begin, stop) for number, _, start, begin, stop in fields(data) if number == _MODEL_GRAPH]
+        if len(graphs) != 1:
+            raise ValueError("It doesn't have one graph.")
+        ((self._start, begin, self._stop),) = graphs
+        opsets = [_parse("Opset", data[b:e]) for number, _, _, b, e in fields(data) if number == _MODEL_OPSETS]
+        self.opset = max((one.version for one in opsets if one.domain in _ONNX), default=1)
+        self.uses: Counter[bytes] = Counter()
+        self.outputs: set[bytes] = set()
+        self._constants: dict[bytes, Any] = {}
+        self._nodes: list[_Node] = []
+        self._rest: list[memoryview] = []
         self._swaps: dict[int, list[Any]] = {}
-        self._constants: dict[str, Any] = {one.name: one for one in model.graph.initializer}
-        # Callers may replace what has the name of an input, too.
-        for value in model.graph.input:
-            self._constants.pop(value.name, None)
+        replaceable: set[bytes] = set()
+        graph = data[begin : self._stop]
+        for number, wire, start, first, stop in fields(graph):
+            value = graph[first:stop]
+            if number == _GRAPH_NODES and wire == BYTES:
+                self._nodes.append(_Node(_parse_node(value), value))
+                continue
+            self._rest.append(graph[start:stop])
+            if number == _GRAPH_TENSORS and len(value) <= _SMALL_BYTES:
+                tensor = _parse("Tensor", value)
+                self._constants[tensor.name] = tensor
+            elif number == _GRAPH_INPUTS:
+                replaceable.add(_parse("Value", value).name)
+            elif number == _GRAPH_OUTPUTS:
+                self.uses[_parse("Value", value).name] += 1
         for node in self.nodes:
-            if node.op_type == "Constant" and not node.domain:
-                tensors = [one.t for one in node.attribute if one.name == "value"]
+            self.uses.update(node.input)
+            if node.op_type == b"Constant" and not node.domain:
+                tensors = [one.t for one in node.attribute if one.name == b"value"]
                 self._constants.update(zip(node.output, tensors, strict=False))
+        # What has the name of an input may be replaced by callers.
+        self._constants = {name: one for name, one in self._constants.items() if name not in replaceable}
+        self._names = set(self.uses) | replaceable | self._constants.keys()
+        self.makers: dict[bytes, Any] = {}
+        self.settle()
 
-    def number(self, name: str) -> float | None:
+    @property
+    def nodes(self) -> list[Any]:
+        return [one.node for one in self._nodes]
+
+    def has_graphs_inside(self) -> bool:
+        """Whether an operator runs a graph of its own, which may take what others make."""
+        flow = {name.encode() for name in CONTROL_FLOW}
+        return any(
+            node.op_type in flow or any(one.HasField("g") or one.graphs for one in node.attribute)
+            for node in self.nodes
+        )
+
+    def number(self, name: bytes) -> float | None:
         """A constant that is one FP32 number and gives nothing it is combined with more dimensions."""
         tensor = self._constants.get(name)
         if tensor is None or tensor.data_type != _FLOAT or list(tensor.dims) not in ([], [1]):
@@ -110,18 +186,18 @@ class _Graph:
             return float(tensor.float_data[0])
         return float(np.frombuffer(tensor.raw_data, "<f4")[0]) if len(tensor.raw_data) == 4 else None
 
-    def maker(self, name: str, operator: str) -> Any | None:
+    def maker(self, name: bytes, operator: bytes) -> Any | None:
         """The node that makes a tensor for one other node alone, if it is this operator."""
         node = self.makers.get(name)
-        if node is None or node.op_type != operator or node.domain not in {"", "ai.onnx"} or self.uses[name] != 1:
+        if node is None or node.op_type != operator or node.domain not in _ONNX or self.uses[name] != 1:
             return None
         return node if len(node.output) == 1 else None
 
-    def fresh(self, name: str) -> str:
+    def fresh(self, name: bytes) -> bytes:
         """A name like this one that no tensor has."""
-        while name in self.makers or name in self.uses or name in self._constants:
-            name += "_"
-        self.uses[name] += 1
+        while name in self._names:
+            name += b"_"
+        self._names.add(name)
         return name
 
     def replace(self, old: list[Any], new: list[Any]) -> None:
@@ -129,37 +205,72 @@ class _Graph:
         self._swaps |= {id(node): [] for node in old[:-1]} | {id(old[-1]): new}
 
     def settle(self) -> None:
-        self.nodes = [new for node in self.nodes for new in self._swaps.get(id(node), [node])]
-        self.makers.update({name: node for node in self.nodes for name in node.output})
+        found = []
+        for one in self._nodes:
+            swapped = self._swaps.get(id(one.node))
+            found += [one] if swapped is None else [_Node(node) for node in swapped]
+        self._nodes = found
         self._swaps.clear()
+        self.makers = {name: one.node for one in found for name in one.node.output}
+        self._names |= self.makers.keys()
+
+    def fused(self) -> list[Any]:
+        """Nodes that ONNX Runtime's rule in `_DISABLED` may be about: layer norms, and roots that may be parts."""
+        return [node for node in self.nodes if node.op_type in {b"LayerNormalization", b"Sqrt"}]
+
+    def new(self) -> list[Any]:
+        return [one.node for one in self._nodes if one.data is None]
+
+    def doubt(self, changed: list[Any]) -> str:
+        """Operators that round what comes from `changed` nodes, as a list; empty: none does."""
+        takers: dict[bytes, list[Any]] = {}
+        for node in self.nodes:
+            for name in node.input:
+                takers.setdefault(name, []).append(node)
+        todo, seen, found = list(changed), {id(node) for node in changed}, set()
+        while todo:
+            node = todo.pop()
+            if _rounds(node):
+                found.add(node.op_type.decode(errors="replace"))
+            for taker in (one for name in node.output for one in takers.get(name, ())):
+                if id(taker) not in seen and taker.op_type not in _SIZES:
+                    seen.add(id(taker))
+                    todo.append(taker)
+        return ", ".join(sorted(found)[:3])
+
+    def to_bytes(self) -> bytes:
+        """The file as it is now."""
+        parts: list[bytes | memoryview] = []
+        for one in self._nodes:
+            parts += field(_GRAPH_NODES, one.data if one.data is not None else one.node.SerializeToString())
+        length = sum(map(len, parts)) + sum(map(len, self._rest))
+        # A key and a length, whose value follows in pieces.
+        key, _, _ = field(_MODEL_GRAPH, b"")
+        return b"".join(
+            [self._data[: self._start], key, encode_number(length), *parts, *self._rest, self._data[self._stop :]]
+        )
 
 
-def _used(graph: Any) -> Iterator[str]:
-    """What the nodes of a graph take, those of the graphs inside it included, and what it gives."""
-    todo = [graph]
-    while todo:
-        one = todo.pop()
-        yield from (value.name for value in one.output)
-        for node in one.node:
-            yield from node.input
-            for attribute in node.attribute:
-                todo += [attribute.g] if attribute.HasField("g") else []
-                todo += attribute.graphs
+def _rounds(node: Any) -> bool:
+    if node.domain not in _KNOWN or node.op_type in _ROUNDS_EXACTLY:
+        return True
+    if node.op_type in {b"Cast", b"CastLike"}:
+        to = next((one.i for one in node.attribute if one.name == b"to"), None)
+        return to not in _FLOATS
+    name = node.op_type.decode(errors="replace")
+    return name != "DequantizeLinear" and any(part in name for part in _ROUNDS)
 
 
-def _node(operator: str, inputs: list[str], output: str, **attributes: float) -> Any:
-    node = _classes()["Node"](op_type=operator, input=inputs, output=[output], name=f"{output}/{operator}")
+def _node(operator: str, inputs: list[bytes], output: bytes, **attributes: float) -> Any:
+    node = _classes()["Node"](
+        op_type=operator.encode(), input=inputs, output=[output], name=output + b"/" + operator.encode()
+    )
     for name, value in attributes.items():
         if isinstance(value, int):
-            node.attribute.add(name=name, i=value, type=2)
+            node.attribute.add(name=name.encode(), i=value, type=2)
         else:
-            node.attribute.add(name=name, f=value, type=1)
+            node.attribute.add(name=name.encode(), f=value, type=1)
     return node
-
-
-@functools.cache
-def _classes() -> Mapping[str, Any]:
-    return _schema()
 
 
 # --------------------------------------------------------------------------- the rules
@@ -174,20 +285,20 @@ def _split_skip_layer_norm(graph: _Graph) -> int:
         return 0
     found = 0
     for node in graph.nodes:
-        if node.op_type != "SkipLayerNormalization" or node.domain != "com.microsoft":
+        if node.op_type != b"SkipLayerNormalization" or node.domain != b"com.microsoft":
             continue
-        x, skip, scale, shift, bias = [*node.input, "", ""][:5]
+        x, skip, scale, shift, bias = [*node.input, b"", b""][:5]
         output, *others = node.output
-        total = others[2] if len(others) > 2 else ""
+        total = others[2] if len(others) > 2 else b""
         if any(others[:2]):
             continue  # mean and deviation are wanted, too
-        epsilon = next((one.f for one in node.attribute if one.name == "epsilon"), 1e-12)
+        epsilon = next((one.f for one in node.attribute if one.name == b"epsilon"), 1e-12)
         new = []
         if bias:
-            shifted = graph.fresh(f"{output}/biased")
+            shifted = graph.fresh(output + b"/biased")
             new.append(_node("Add", [x, bias], shifted))
             x = shifted
-        total = total or graph.fresh(f"{output}/sum")
+        total = total or graph.fresh(output + b"/sum")
         new.append(_node("Add", [x, skip], total))
         inputs = [total, scale, shift] if shift else [total, scale]
         new.append(_node("LayerNormalization", inputs, output, axis=-1, epsilon=float(epsilon)))
@@ -200,36 +311,36 @@ def _join_hard_swish(graph: _Graph) -> int:
     """x · clip(x + 3, 0, 6) / 6, written out in four operators, is x times a hard sigmoid."""
     found = 0
     for last in graph.nodes:
-        if last.domain not in {"", "ai.onnx"} or last.op_type not in {"Div", "Mul"} or len(last.input) != 2:
+        if last.domain not in _ONNX or last.op_type not in {b"Div", b"Mul"} or len(last.input) != 2:
             continue
         if matched := _hard_swish(graph, last):
             x, parts = matched
             (output,) = last.output
-            gate = graph.fresh(f"{output}/gate")
+            gate = graph.fresh(output + b"/gate")
             new = [_node("HardSigmoid", [x], gate, alpha=1 / 6, beta=0.5), _node("Mul", [x, gate], output)]
             graph.replace([*parts, last], new)
             found += 1
     return found
 
 
-def _hard_swish(graph: _Graph, last: Any) -> tuple[str, list[Any]] | None:
+def _hard_swish(graph: _Graph, last: Any) -> tuple[bytes, list[Any]] | None:
     """x, and the nodes before `last`: (x · clip) / 6, or x · (clip / 6)."""
-    if (product := _sixth(graph, last, "Mul")) is not None:
+    if (product := _sixth(graph, last, b"Mul")) is not None:
         for x, clipped in (product.input, product.input[::-1]):
             if gate := _clipped(graph, clipped, x):
                 return x, [*gate, product]
-    if last.op_type == "Mul":
+    if last.op_type == b"Mul":
         for x, part in (last.input, last.input[::-1]):
-            node = graph.maker(part, "Div") or graph.maker(part, "Mul")
-            clip = _sixth(graph, node, "Clip") if node is not None else None
+            node = graph.maker(part, b"Div") or graph.maker(part, b"Mul")
+            clip = _sixth(graph, node, b"Clip") if node is not None else None
             if clip is not None and (gate := _clipped(graph, clip.output[0], x)):
                 return x, [*gate, node]
     return None
 
 
-def _sixth(graph: _Graph, node: Any, operator: str) -> Any | None:
+def _sixth(graph: _Graph, node: Any, operator: bytes) -> Any | None:
     """What made the tensor that `node` takes a sixth of, if it is this operator."""
-    if node.op_type == "Div":
+    if node.op_type == b"Div":
         return graph.maker(node.input[0], operator) if graph.number(node.input[1]) == 6.0 else None
     for part, factor in (node.input, node.input[::-1]):
         value = graph.number(factor)
@@ -238,16 +349,16 @@ def _sixth(graph: _Graph, node: Any, operator: str) -> Any | None:
     return None
 
 
-def _clipped(graph: _Graph, name: str, x: str) -> list[Any] | None:
+def _clipped(graph: _Graph, name: bytes, x: bytes) -> list[Any] | None:
     """The two nodes that make clip(x + 3, 0, 6)."""
-    clip = graph.maker(name, "Clip")
+    clip = graph.maker(name, b"Clip")
     if clip is None:
         return None
     bounds = [graph.number(one) for one in clip.input[1:3]]
     if not bounds:
         given = {one.name: one.f for one in clip.attribute}
-        bounds = [given.get("min"), given.get("max")]
-    total = graph.maker(clip.input[0], "Add")
+        bounds = [given.get(b"min"), given.get(b"max")]
+    total = graph.maker(clip.input[0], b"Add")
     if bounds != [0.0, 6.0] or total is None:
         return None
     addends = list(total.input)
@@ -270,18 +381,16 @@ RULES: dict[str, Callable[[_Graph], int]] = {
 class RewrittenOnnx:
     """Opens models with their graphs rewritten. On the CPU only."""
 
-    def why_uncertain(self, operators: frozenset[str]) -> str:
-        rounding = sorted(one for one in operators if any(part in one for part in _ROUNDING))
-        if not rounding:
-            return ""
-        return f"its graph rounds numbers ({', '.join(rounding[:3])}), so that the last bit of one decides about more"
-
-    def describe(self, package: Path, spec: PackageSpec) -> str:
-        model, counts = _rewrite(package / (spec.model or ""))
-        found = [f"{count} {what}" for what, count in counts.items() if count]
-        if not found and _may_fuse(model):
-            found = ["layer norms"]
-        return " and ".join(found)
+    def look(self, package: Path, spec: PackageSpec) -> Rewrite | None:
+        graph, counts = _rewrite(_opened(package / (spec.model or "")))
+        changed = [*graph.new(), *graph.fused()]
+        if graph.has_graphs_inside() or not changed:
+            return None
+        what = " and ".join(f"{count} {name}" for name, count in counts.items() if count) or "layer norms"
+        doubt = graph.doubt(changed)
+        return Rewrite(
+            what, f"its graph rounds ({doubt}), so that the last bit of a number may decide" if doubt else ""
+        )
 
     def load(self, package: Path, spec: PackageSpec, *, threads: int) -> OnnxSession:
         session = open_rewritten(package, spec.model or "", session_options(threads))
@@ -290,34 +399,29 @@ class RewrittenOnnx:
 
 def open_rewritten(package: Path, model: str, options: Any) -> Any:
     """An `InferenceSession` of a file of `package` with its graph rewritten. Raises InvalidPackage, Unavailable."""
-    rewritten, _ = _rewrite(package / model)
+    rewritten = _rewrite(_opened(package / model))[0].to_bytes()
     folder = (package / model).parent
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
-    return open_session(package, model, options, graph=rewritten.SerializeToString(), disabled=_DISABLED)
+    return open_session(package, model, options, graph=rewritten, disabled=_DISABLED)
 
 
-def _rewrite(path: Path) -> tuple[Any, dict[str, int]]:
-    """The model with its graph rewritten, and how often each rule did so. Raises Unavailable."""
+def _opened(path: Path) -> memoryview:
     if path.stat().st_size > MAX_BYTES:
         raise Unavailable(f"The graph's file is larger than {MAX_BYTES >> 20} MiB.")
-    model = _classes()["Model"]()
+    with path.open("rb") as file:
+        return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+
+
+def _rewrite(data: memoryview) -> tuple[_Graph, dict[str, int]]:
+    """The graph, rewritten, and how often each rule did so. Raises Unavailable."""
     try:
-        model.ParseFromString(path.read_bytes())
-    except DecodeError as error:
-        raise Unavailable(f"The graph can't be read as Protocol Buffers: {error}") from error
-    graph = _Graph(model)
-    counts = {}
+        graph = _Graph(data)
+    except (DecodeError, ValueError) as error:
+        raise Unavailable(f"The graph can't be read: {error}") from error
+    counts: dict[str, int] = {}
+    if graph.has_graphs_inside():
+        return graph, counts
     for what, rule in RULES.items():
         counts[what] = rule(graph)
         graph.settle()
-    if any(counts.values()):
-        fresh = _classes()["Graph"](node=graph.nodes)
-        del model.graph.node[:]
-        model.graph.node.extend(fresh.node)
-    return model, counts
-
-
-def _may_fuse(model: Any) -> bool:
-    """Whether ONNX Runtime's rule that `_DISABLED` names may find something: a layer norm, or its parts."""
-    names = {node.op_type for node in model.graph.node}
-    return "LayerNormalization" in names or {"ReduceMean", "Sqrt", "Div"} <= names
+    return graph, counts

@@ -41,15 +41,16 @@ _ENOUGH_SECONDS, _MANY_RUNS, _FEW_RUNS = 0.1, 500, 3
 _TOO_LONG_SECONDS = 5.0
 
 
-def machine(cores: int) -> str:
-    """What figures are valid for: processor, cores, and the versions of what runs a model."""
+def machine(cores: int, graph_rewrites: str = "auto") -> str:
+    """What figures are valid for: processor, cores, the versions of what runs a model, and which graphs it may run."""
     from importlib import metadata  # noqa: PLC0415 - a megabyte that only control needs
 
     versions = []
     for name in ("onnxruntime", "torch", "transformers"):
         with contextlib.suppress(metadata.PackageNotFoundError):
             versions.append(f"{name} {metadata.version(name)}")
-    return f"{process.processor()}, {cores} cores, {', '.join(versions)}, seaway {__version__}"[:300]
+    graphs = f"; graph rewrites {graph_rewrites}" if graph_rewrites != "auto" else ""
+    return f"{process.processor()}, {cores} cores, {', '.join(versions)}, seaway {__version__}"[:250] + graphs
 
 
 # --------------------------------------------------------------------------- in the worker

@@ -15,6 +15,7 @@ from seaway.serving import batch_start, calibration, process
 from seaway.serving.predictor import Predictor
 from seaway.serving.rewriting import try_rewritten
 from seaway.serving.shared_weights import open_sharing
+from seaway.serving.weight_files import TRYING
 from seaway.types import Calibration, Choice, WorkerConfig
 
 log = structlog.get_logger()
@@ -45,6 +46,7 @@ def open_version(
     if config.batching is None and config.calibrate.rewrites != "never":
         predictor, rewriting = try_rewritten(
             predictor, config.package, lambda: _open(config, None, rewritten=True),
+            config.weights.with_suffix(TRYING) if config.weights is not None else None,
             uncertain=config.calibrate.rewrites == "always",
         )  # fmt: skip
         rewritten = predictor.rewritten

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +14,7 @@ import numpy as np
 
 from seaway.packages import PackageSpec
 from seaway.runtimes import runtime
-from seaway.runtimes.base import Array, DeviceSession
+from seaway.runtimes.base import Array, DeviceSession, RunHandle
 
 if TYPE_CHECKING:
     from seaway.serving.predictor import Predictor
@@ -20,6 +23,8 @@ Feeds = Mapping[str, Array]
 _SIZE = 16
 """Of dimensions that may have any: tokens of a short text, pixels that most networks for pictures can halve often."""
 _FEW = 100
+_MANY_NUMBERS = 1 << 18
+_ENOUGH_SECONDS = 2.0
 _ROWS = (1, 2, 3, 17)
 """Of the inputs that are compared: kernels have other code for one row, for few, and for what is left over."""
 
@@ -78,18 +83,42 @@ def trial_feeds(predictor: Predictor) -> Iterator[Feeds]:
     """Inputs to try two sessions of a model with, some of which it may refuse.
 
     The sample and larger ones, with its own numbers and with random ones, in batches of several sizes where there are
-    any.
+    any. What tells most comes first: there are no more once that took `_ENOUGH_SECONDS`, so that a slow model can still
+    be deployed.
     """
+    until = time.monotonic() + _ENOUGH_SECONDS
+    for feeds in _all_feeds(predictor):
+        yield feeds
+        if time.monotonic() > until:
+            return
+
+
+@contextlib.contextmanager
+def limited(seconds: float) -> Iterator[RunHandle]:
+    """A handle for runs that are ended, with Cancelled, once so much time has passed."""
+    handle = RunHandle()
+    timer = threading.Timer(seconds, handle.terminate)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield handle
+    finally:
+        timer.cancel()
+
+
+def _all_feeds(predictor: Predictor) -> Iterator[Feeds]:
     (sample, *_) = predictor.prepare(predictor.payload(predictor.sample())).samples.feeds
     chance = np.random.default_rng(0)
     grows = all(spec.shape[:1] == (-1,) for spec in predictor.signature.inputs)
+    numbers = sum(array.size for array in sample.values())
     for rows in _ROWS if grows else (1,):
+        if rows > 1 and rows * numbers > _MANY_NUMBERS:
+            return  # of so many that kernels have other code for few rows no more, and that memory matters
         several = {name: np.repeat(array[:1], rows, axis=0) if grows else array for name, array in sample.items()}
-        yield several
-        yield from _others(several, chance)
-        if (larger := enlarged(predictor, several)) is not None:
-            yield larger
-            yield from _others(larger, chance)
+        larger = enlarged(predictor, several)
+        for feeds in (several,) if larger is None else (larger, several):
+            yield from _others(feeds, chance)
+            yield feeds
 
 
 def enlarged(predictor: Predictor, feeds: Feeds) -> Feeds | None:
@@ -111,11 +140,17 @@ def enlarged(predictor: Predictor, feeds: Feeds) -> Feeds | None:
 
 
 def _others(feeds: Feeds, chance: np.random.Generator) -> Iterator[Feeds]:
-    """The same shapes with random numbers: first fractions only, then small whole numbers as well."""
+    """The same shapes with random numbers: fractions, whole and half ones, and whole numbers for whole ones."""
     kinds = {array.dtype.kind for array in feeds.values()}
     if "f" in kinds:
         yield {
             name: np.asarray(chance.standard_normal(array.shape), array.dtype) if array.dtype.kind == "f" else array
+            for name, array in feeds.items()
+        }
+        yield {
+            name: np.asarray(chance.integers(-16, 16, array.shape) / 2, array.dtype)
+            if array.dtype.kind == "f"
+            else array
             for name, array in feeds.items()
         }
     if kinds & {"i", "u"}:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import structlog
 
-from seaway.errors import SeawayError
-from seaway.runtimes import operators, rewriter
-from seaway.runtimes.base import Array
+from seaway.errors import SeawayError, Unavailable
+from seaway.runtimes import rewriter
+from seaway.runtimes.base import Array, Rewrite, RunHandle
 from seaway.serving import parity
 from seaway.serving.calibration import WORTH, median
 from seaway.serving.predictor import Predictor
@@ -21,67 +22,108 @@ from seaway.types import Rewriting
 log = structlog.get_logger()
 
 _ALLOWED = 1e-5
-"""Of the largest number of an answer, or of 1: how far a number may be from the exported graph's."""
+"""How far a number may be from the exported graph's, as a part of the answer's largest, or of 1."""
+_OUTLIER = 1e3
+"""Times the median: what is larger (a mask, say) doesn't count as an answer's largest number."""
 _ALIKE = 0.95
 """Cosine with the exported graph's answers, where somebody has agreed to others: what is below is no rounding."""
 _ENOUGH_SECONDS, _MANY_RUNS, _FEW_RUNS = 0.2, 500, 3
-_TOO_LONG_SECONDS = 5.0
+_MOST_SECONDS = 5.0
+"""Runs that are not over by then are ended: the version is served as it was exported."""
 
 
 def try_rewritten(
-    exported: Predictor, package: Path, open_rewritten: Callable[[], Predictor], *, uncertain: bool
+    exported: Predictor, package: Path, open_rewritten: Callable[[], Predictor], note: Path | None, *, uncertain: bool
 ) -> tuple[Predictor, Rewriting | None]:
-    """The predictor to serve with, and what was found; None where there is nothing to rewrite.
+    """The predictor to serve with, and what was found; None where there is nothing to rewrite, or it couldn't be tried.
 
+    `note` is a file that is there while it is tried: where it is there before, a process has died of that.
     `uncertain`: also where the graph rounds, so that the last bit of a number may change an answer visibly.
     """
     models = rewriter(exported.spec.runtime or "")
     if models is None:
         return exported, None
     try:
-        what = models.describe(package, exported.spec)
-        if not what:
+        rewrite = models.look(package, exported.spec)
+        if rewrite is None:
             return exported, None
-        other = open_rewritten()
-        differs, off = _difference(exported, other)
-    except (SeawayError, MemoryError) as error:
-        log.warning("worker.graph_not_rewritten", reason=str(error))
+        if note is not None:
+            _begin(note)
+        with parity.limited(_MOST_SECONDS) as handle:
+            predictor, found = _measure(exported, open_rewritten(), rewrite, handle, uncertain=uncertain)
+        if note is not None:
+            note.unlink()
+    except (SeawayError, MemoryError, OSError) as error:
+        log.warning("worker.graph_not_rewritten", reason=str(error) or type(error).__name__)
         return exported, None
-    doubt = models.why_uncertain(operators(package, exported.spec).all)
-    before, after = _times(exported, other)
-    if after > before * WORTH:
-        why = "it is no faster so"
-    elif differs and not (doubt and uncertain and off.min_cosine >= _ALIKE):
-        why = doubt or differs
-    elif doubt and not uncertain:
-        why = doubt
+    except Exception:  # whatever it is, the version can be served as it was exported
+        log.exception("worker.graph_not_rewritten")
+        return exported, None
+    log.info("worker.graph", **asdict(found))
+    return predictor, found
+
+
+def _begin(note: Path) -> None:
+    """Raises Unavailable where a process died of it."""
+    if note.exists():
+        raise Unavailable("A process died while it tried.")
+    note.parent.mkdir(mode=0o700, exist_ok=True)
+    note.touch()
+
+
+def _measure(
+    exported: Predictor, other: Predictor, rewrite: Rewrite, handle: RunHandle, *, uncertain: bool
+) -> tuple[Predictor, Rewriting]:
+    """Raises Cancelled where it takes too long, and what running raises."""
+    before, after = _times(exported, other, handle)
+    differs, alike, off = "", True, parity.combine([])
+    if after <= before * WORTH:
+        differs, alike, off = _difference(exported, other, handle)
+        why = rewrite.doubt or differs
+        if uncertain and alike and off.min_cosine >= _ALIKE:
+            why = ""
+        elif not alike:
+            why = differs
     else:
-        why = ""
-    found = Rewriting(
-        not why, what, before, after, off.max_difference if math.isfinite(off.max_difference) else None, why
-    )
-    log.info("worker.graph", **{name: getattr(found, name) for name in found.__dataclass_fields__})
-    return (exported if why else other), found
+        why = "it is no faster so"
+    most = off.max_difference if math.isfinite(off.max_difference) else None
+    return (exported if why else other), Rewriting(not why, rewrite.what, before, after, most, why)
 
 
-def _difference(one: Predictor, other: Predictor) -> tuple[str, parity.Parity]:
-    """What tells the answers of two predictors apart, as a part of a sentence, and how much that is."""
+def _difference(one: Predictor, other: Predictor, handle: RunHandle) -> tuple[str, bool, parity.Parity]:
+    """What tells the answers of two predictors apart, as a part of a sentence; whether that are only FP numbers; by how
+    much they differ.
+    """
     if one.signature != other.signature:
-        return "its signature would be another", parity.combine([])
+        return "its signature would be another", False, parity.combine([])
     names = [spec.name for spec in one.signature.outputs]
-    found, measured = "", []
+    found, alike, measured = "", True, []
     for feeds in parity.trial_feeds(one):
         try:
-            expected = one.session.run(feeds, names, None)
+            expected = one.session.run(feeds, names, handle)
         except SeawayError:
+            if handle.terminated:
+                raise
             continue  # an input it has no use for
-        answers = other.session.run(feeds, names, None)
+        answers = other.session.run(feeds, names, handle)
         for name, first, second in zip(names, expected, answers, strict=True):
-            if first.dtype.kind == "f" == second.dtype.kind:
-                measured.append(parity.compare([first], [second]))
-            if not _close(first, second):
-                found = f"its answers ({name!r}) would be others"
-    return found, parity.combine(measured)
+            if _close(first, second):
+                continue
+            found = f"its answers ({name!r}) would be others"
+            alike = alike and first.dtype == second.dtype and first.shape == second.shape and first.dtype.kind == "f"
+        measured += _parities(expected, answers)
+    if not measured:
+        return "nothing was found to compare it with", False, parity.combine([])
+    return found, alike, parity.combine(measured)
+
+
+def _parities(expected: Sequence[Array], answers: Sequence[Array]) -> list[parity.Parity]:
+    """Of numbers; those that are not FP are equal or not."""
+    pairs = zip(expected, answers, strict=True)
+    return [
+        parity.compare([first], [second]) if first.dtype.kind == "f" == second.dtype.kind else parity.combine([])
+        for first, second in pairs
+    ]
 
 
 def _close(one: Array, other: Array) -> bool:
@@ -89,42 +131,38 @@ def _close(one: Array, other: Array) -> bool:
         return False
     if one.dtype.kind != "f":
         return bool((one == other).all())
-    finite = np.abs(one[np.isfinite(one)])
-    allowed = _ALLOWED * max(1.0, float(finite.max(initial=0.0)))
-    return bool(np.allclose(one, other, rtol=0.0, atol=allowed, equal_nan=True))
+    sizes = np.abs(one[np.isfinite(one)])
+    usual = float(np.median(sizes)) if sizes.size else 0.0
+    largest = float(sizes[sizes <= _OUTLIER * usual].max(initial=0.0))
+    return bool(np.allclose(other, one, rtol=_ALLOWED, atol=_ALLOWED * max(1.0, largest), equal_nan=True))
 
 
-def _times(one: Predictor, other: Predictor) -> tuple[int, int]:
+def _times(one: Predictor, other: Predictor, handle: RunHandle) -> tuple[int, int]:
     """Nanoseconds of CPU time that a run takes with each, in turns: the machine is never the same for long."""
     names = [spec.name for spec in one.signature.outputs]
-    feeds = _typical(one, names)
+    feeds = _typical(one, names, handle)
+    for predictor in (one, other):
+        predictor.session.run(feeds, names, handle)
     taken: list[tuple[int, int]] = []
     began = time.monotonic()
-    for predictor in (one, other):
-        predictor.session.run(feeds, names, None)
-    while True:
+    while len(taken) < _FEW_RUNS or (len(taken) < _MANY_RUNS and time.monotonic() - began < _ENOUGH_SECONDS):
         start = time.thread_time_ns()
-        one.session.run(feeds, names, None)
+        one.session.run(feeds, names, handle)
         middle = time.thread_time_ns()
-        other.session.run(feeds, names, None)
+        other.session.run(feeds, names, handle)
         taken.append((middle - start, time.thread_time_ns() - middle))
-        elapsed = time.monotonic() - began
-        if len(taken) >= _MANY_RUNS or elapsed > _TOO_LONG_SECONDS:
-            break
-        if len(taken) >= _FEW_RUNS and elapsed > _ENOUGH_SECONDS:
-            break
     before, after = (median(times) for times in zip(*taken, strict=True))
     return before, after
 
 
-def _typical(predictor: Predictor, names: list[str]) -> parity.Feeds:
+def _typical(predictor: Predictor, names: list[str], handle: RunHandle) -> parity.Feeds:
     """The sample, or a larger one where it was made up as small as can be and the model takes that."""
     (sample, *_) = predictor.prepare(predictor.payload(predictor.sample())).samples.feeds
     larger = parity.enlarged(predictor, sample)
     if larger is None or any(array.size > larger[name].size for name, array in sample.items()):
         return sample
     try:
-        predictor.session.run(larger, names, None)
+        predictor.session.run(larger, names, handle)
     except SeawayError:
         return sample
     return larger

@@ -18,7 +18,7 @@ from seaway.errors import SeawayError, Unavailable
 from seaway.runtimes import prepared
 from seaway.runtimes.base import Array, PreparedModels
 from seaway.serving.calibration import MAX_COPIED_BYTES
-from seaway.serving.parity import trial_feeds
+from seaway.serving.parity import limited, trial_feeds
 from seaway.serving.predictor import Predictor
 from seaway.serving.weight_files import LOCK, NEW, keep_apart
 
@@ -26,6 +26,9 @@ log = structlog.get_logger()
 
 MIN_SHARED_BYTES = MAX_COPIED_BYTES
 """Of a package; smaller ones fit into the caches of each core, and their weights are nothing beside a process."""
+_MOST_SECONDS = 10.0
+"""Trial runs that are not over by then are ended: each process keeps weights of its own."""
+
 OpenFrom = Callable[[Path | None], Predictor]
 
 
@@ -84,13 +87,16 @@ def _difference(one: Predictor, other: Predictor) -> str:
     if one.signature != other.signature:
         return "The signature is another when weights are shared."
     names = [spec.name for spec in one.signature.outputs]
-    for feeds in trial_feeds(one):
-        try:
-            expected = one.session.run(feeds, names, None)
-        except SeawayError:
-            continue  # an input it has no use for
-        if not all(map(_same, expected, other.session.run(feeds, names, None))):
-            return "The answers are others when weights are shared."
+    with limited(_MOST_SECONDS) as handle:
+        for feeds in trial_feeds(one):
+            try:
+                expected = one.session.run(feeds, names, handle)
+            except SeawayError:
+                if handle.terminated:
+                    raise
+                continue  # an input it has no use for
+            if not all(map(_same, expected, other.session.run(feeds, names, handle))):
+                return "The answers are others when weights are shared."
     return ""
 
 

@@ -1,7 +1,8 @@
 """Where processes of a revision look for the weights that they share: a directory each, in the run directory.
 
 `<revision>/` holds them; empty, it says that processes are to have weights of their own. `<revision>.new` is being
-written, by whoever holds the lock on `<revision>.lock`.
+written, by whoever holds the lock on `<revision>.lock`. `<revision>.trying` is there while its first process tries the
+graph rewritten (`seaway.serving.rewriting`).
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import shutil
 from collections.abc import Collection
 from pathlib import Path
 
-NEW, LOCK = ".new", ".lock"
+NEW, LOCK, TRYING = ".new", ".lock", ".trying"
 
 
 def keep_apart(directory: Path) -> None:

@@ -38,7 +38,8 @@ def write(directory: Path, model: bytes) -> Path:
 
 
 def described(directory: Path, model: bytes) -> str:
-    return RewrittenOnnx().describe(write(directory, model), SPEC)
+    found = RewrittenOnnx().look(write(directory, model), SPEC)
+    return found.what if found is not None else ""
 
 
 def check_same(directory: Path, model: bytes, feeds: dict[str, Array]) -> None:
@@ -123,7 +124,7 @@ def test_what_only_looks_like_a_hard_swish_stays(tmp_path: Path, nodes: Nodes, w
     check_same(tmp_path / "m", model, {"x": X})
 
 
-def test_a_hard_swish_whose_parts_are_outputs_or_wanted_inside_a_branch_stays(tmp_path: Path) -> None:
+def test_a_hard_swish_whose_parts_are_outputs_stays_and_all_of_a_graph_with_branches(tmp_path: Path) -> None:
     shown = graphs.model(
         USUAL, [("x", graphs.FLOAT, ["n", "t", 8])], [("y", graphs.FLOAT, None), ("c", graphs.FLOAT, None)], NUMBERS
     )
@@ -170,7 +171,7 @@ def test_onnx_runtime_does_not_fuse_again_what_was_split(tmp_path: Path) -> None
     nodes = [("Add", ["x", "x"], ["s"], {}), ("LayerNormalization", ["s", "scale", "shift"], ["y"], {})]
     for number, model in enumerate((graph(nodes, NORM), graphs.skip_layer_norms(2, 8))):
         package = write(tmp_path / f"m{number}", model)
-        assert RewrittenOnnx().describe(package, SPEC)
+        assert RewrittenOnnx().look(package, SPEC) is not None
         options = session_options(1)
         options.optimized_model_filepath = str(package / "optimized.onnx")
         open_rewritten(package, "model.onnx", options)
@@ -207,6 +208,43 @@ def test_weights_beside_the_graph_are_found(tmp_path: Path) -> None:
     onnx.save(model, tmp_path / "m" / "model.onnx", save_as_external_data=True, location="weights", size_threshold=0)
     package = tmp_path / "m"
     check_same(package, (package / "model.onnx").read_bytes(), {"x": np.ones((1, 2, 512), np.float32)})
+
+
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        ([("Cast", ["s"], ["y"], {"to": TensorProto.INT64})], "Cast"),
+        ([("Relu", ["s"], ["r"], {}), ("Floor", ["r"], ["y"], {})], "Floor"),
+        ([("DynamicQuantizeLinear", ["s"], ["w", "st", "o"], {}), ("DequantizeLinear", ["w", "st", "o"], ["y"], {})],
+         "DynamicQuantizeLinear"),
+        ([("Own", ["s"], ["y"], {"domain": "somebodys"})], "Own"),
+        ([("Cast", ["s"], ["d"], {"to": TensorProto.DOUBLE}), ("Softmax", ["d"], ["y"], {})], ""),
+        ([("Shape", ["s"], ["a"], {}), ("Cast", ["a"], ["b"], {"to": graphs.FLOAT}), ("Floor", ["b"], ["y"], {})], ""),
+        ([("Floor", ["x"], ["f"], {}), ("Add", ["s", "f"], ["y"], {})], ""),
+    ],
+)  # fmt: skip
+def test_rounding_behind_what_was_rewritten_is_a_doubt(tmp_path: Path, more: Nodes, expected: str) -> None:
+    model = graph([*USUAL[:3], ("Div", ["p", "six"], ["s"], {}), *more], NUMBERS)
+    found = RewrittenOnnx().look(write(tmp_path / "m", model), SPEC)
+    assert found is not None
+    assert (f"rounds ({expected})" in found.doubt) is bool(expected)
+    assert bool(found.doubt) is bool(expected)
+
+
+def test_names_need_not_be_text(tmp_path: Path) -> None:
+    for number, model in enumerate((graphs.skip_layer_norms(3, 8), graphs.hard_swishes(3, ("n", "t", 8)))):
+        check_same(tmp_path / str(number), model.replace(b"h1", b"h\xe9").replace(b"h2", b"k\xe9"), {"x": X})
+
+
+def test_weights_in_the_graph_are_passed_on_as_they_are(tmp_path: Path) -> None:
+    large = CHANCE.standard_normal((8, 5000)).astype(np.float32)
+    constant = ("Constant", [], ["more"], {"value": numpy_helper.from_array(large[:, :8].repeat(200, axis=1))})
+    nodes = [*USUAL[:3], ("Div", ["p", "six"], ["s"], {}), ("MatMul", ["s", "large"], ["y"], {}),
+             constant, ("MatMul", ["s", "more"], ["z"], {})]  # fmt: skip
+    outputs = [("y", graphs.FLOAT, None), ("z", graphs.FLOAT, None)]
+    model = graphs.model(nodes, [("x", graphs.FLOAT, ["n", "t", 8])], outputs, NUMBERS | {"large": large})
+    assert described(tmp_path / "m", model) == "1 hard swish"
+    check_same(tmp_path / "m", model, {"x": X})
 
 
 def test_a_file_that_is_no_graph_is_left_alone(tmp_path: Path) -> None:
