@@ -61,6 +61,8 @@ class Rewriting:
     """Of the numbers of answers to the inputs that were tried; None: some became, or stopped being, infinite or NaN."""
     why: str
     """Why it isn't used, as a part of a sentence."""
+    doubt: str = ""
+    """Why answers may differ by more than their last digits, as a part of a sentence; empty: they don't."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -124,7 +124,7 @@ def test_a_graph_that_is_faster_rewritten_is_served_so_everywhere(server: Seaway
     registered(server, "swish", write_package(tmp_path, graphs.hard_swishes(8, ("n", len(numbers)))))
     server.deploy("swish", placement="worker", processes=2)
 
-    assert "Its graph was rewritten (8 hard swish)" in live(server, "swish")["choice"]["why"]
+    assert "Its graph was rewritten (8 hard swish): runs take" in live(server, "swish")["choice"]["why"]
     np.testing.assert_allclose(answer(server, "swish", numbers), expected, atol=1e-4)
     # The second process, and those after it, do as the first has found out.
     server.deploy("swish", placement="worker", processes=2, max_queue_size=9)

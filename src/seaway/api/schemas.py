@@ -186,6 +186,7 @@ class Curves(Answer):
     lengths: list[LengthPoint] = Field(description="Empty for versions that don't take texts.")
     engines: list[EnginesPoint]
     threads: list[ThreadsPoint]
+    rewritten: bool = Field(False, description="Measured with its graph rewritten, as it was served then.")
 
 
 class ProfileResult(Answer):
@@ -226,6 +227,7 @@ class Graph(Answer):
     rewritten_ns: int
     max_difference: float | None = Field(description="Of answers to the inputs that were tried; null: infinite.")
     why: str = Field(description="Why it isn't served so; empty where it is.")
+    doubt: str = Field("", description="Why answers may differ by more than their last digits; empty: they don't.")
 
 
 class Profile(Answer):
@@ -239,7 +241,9 @@ class Profile(Answer):
     step: str = Field(description="What is measured now.", examples=["16 rows"])
     progress: float = Field(description="How much of it is done, 0 to 1.", examples=[1.0])
     result: ProfileResult | None = Field(description="The newest that is complete; null before the first is.")
-    graph: Graph | None = Field(description="Null for a version whose graph has nothing to rewrite.")
+    graph: Graph | None = Field(
+        description="Null where the graph has nothing to rewrite, nobody has deployed it, or graph_rewrites is never."
+    )
     batches: Batches | None = Field(description="Null for a version that no batch lane has served yet.")
 
 

@@ -177,7 +177,7 @@ def _model_row(name: str, model: Json) -> list[Any]:
         model["version"],
         (model["choice"] or {}).get("placement"),
         sum(worker["engines"] for worker in workers) or None,
-        " ".join(str(worker["pid"]) for worker in workers) or None,
+        " ".join(str(worker["pid"] or "starting") for worker in workers) or None,
         model.get("answered"),
         table.size(memory) if memory else None,
         model["reason"] or None,

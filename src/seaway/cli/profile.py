@@ -60,15 +60,20 @@ def _title(found: Json) -> str:
 
 
 def _print(found: Json) -> None:
+    graph = found["graph"]
     if found["result"] is None:
         running = found["state"] == "running"
         table.say("It is measured for the first time; ask again in a moment." if running else f"{_title(found)}\n")
+        if graph is not None:
+            table.note(_graph(graph))
         _print_batches(found["batches"])
         return
     curves = found["result"]["curves"]
     table.note(f"{_title(found)}, {table.moment(found['result']['created_at'])}")
-    if found["graph"] is not None:
-        table.note(_graph(found["graph"]))
+    if graph is not None:
+        table.note(_graph(graph))
+    if curves["rewritten"] != (graph is not None and graph["used"]):
+        table.note(f"These curves were measured with its graph {'rewritten' if curves['rewritten'] else 'as exported'}")
     memory, peak = table.size(curves["memory_bytes"]), table.size(curves["peak_memory_bytes"])
     table.say(f"loads in {curves['load_seconds']:g} s; takes {memory}, at most {peak}\n")
     _print_times("rows", curves["rows"])
@@ -81,18 +86,22 @@ def _print(found: Json) -> None:
 
 def _graph(graph: Json) -> str:
     """
-    >>> _graph({"used": True, "what": "18 hard swish", "exported_ns": 576000, "rewritten_ns": 433000,
-    ...     "max_difference": 6e-08, "why": ""})
-    'Its graph was rewritten (18 hard swish): a run takes 433 µs instead of 576 µs; answers differ by at most 6e-08'
+    >>> _graph({"used": True, "what": "18 swish", "exported_ns": 576000, "rewritten_ns": 433000,
+    ...     "max_difference": 6e-08, "why": "", "doubt": ""})
+    'Its graph is served rewritten (18 swish): a run takes 433 µs instead of 576 µs; answers differ by at most 6e-08'
     """
     after, before = _shown(graph["rewritten_ns"] / 1e3), _shown(graph["exported_ns"] / 1e3)
     most = graph["max_difference"]
-    off = "some answers are no numbers any more" if most is None else f"answers differ by at most {most:.3g}"
+    off = "by more than any number" if most is None else f"by at most {most:.3g}"
     if graph["used"]:
-        return f"Its graph was rewritten ({graph['what']}): a run takes {after} instead of {before}; {off}"
+        doubt = f", since {graph['doubt']}" if graph["doubt"] else ""
+        return (
+            f"Its graph is served rewritten ({graph['what']}): a run takes {after} instead of {before}; answers differ "
+            f"{off}{doubt}"
+        )
     return (
-        f"Its graph runs as exported. Rewritten ({graph['what']}), a run would take {after} instead of {before}, "
-        f"but {graph['why']}; {off}"
+        f"Its graph is served as exported. Rewritten ({graph['what']}), a run would take {after} instead of {before}, "
+        f"but {graph['why']}; answers would differ {off}"
     )
 
 

@@ -230,13 +230,14 @@ def _graph(calibration: Calibration) -> str:
     found = calibration.rewriting
     if found is None:
         return ""
-    times = f"{duration(found.rewritten_ns)} instead of {duration(found.exported_ns)}"
+    less = f"{1 - found.rewritten_ns / max(1, found.exported_ns):.0%} less"
     if found.used:
-        return f" Its graph was rewritten ({found.what}): a run takes {times}."
+        doubt = f", and answers may differ: {found.doubt}" if found.doubt else ""
+        return f" Its graph was rewritten ({found.what}): runs take {less}{doubt}."
     if found.rewritten_ns > found.exported_ns * WORTH:
         return ""
     return (
-        f" Rewritten ({found.what}), a run would take {times}, but {found.why}; it runs as exported "
+        f" Rewritten ({found.what}), runs would take {less}, but {found.why}; it runs as exported "
         "(see the setting graph_rewrites)."
     )
 

@@ -85,6 +85,8 @@ class Curves:
     """Empty for versions that don't take texts."""
     engines: tuple[EnginesPoint, ...]
     threads: tuple[ThreadsPoint, ...]
+    rewritten: bool = False
+    """Measured with the graph rewritten, as it was served at that time."""
 
 
 class Step(msgspec.Struct, tag="step", frozen=True):
@@ -200,7 +202,14 @@ class _Profiler:
         engines = tuple(self._engines())
         threads = tuple(self._threads())
         return Curves(
-            round(self._load_seconds, 4), self._memory, process.peak_memory_bytes(), rows, lengths, engines, threads
+            round(self._load_seconds, 4),
+            self._memory,
+            process.peak_memory_bytes(),
+            rows,
+            lengths,
+            engines,
+            threads,
+            self._rewritten,
         )
 
     def _open(self, *, threads: int) -> Any:

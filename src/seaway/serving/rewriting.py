@@ -87,7 +87,9 @@ def _measure(
     else:
         why = "it is no faster so"
     most = off.max_difference if math.isfinite(off.max_difference) else None
-    return (exported if why else other), Rewriting(not why, rewrite.what, before, after, most, why)
+    return (exported if why else other), Rewriting(
+        not why, rewrite.what, before, after, most, why, rewrite.doubt
+    )  # fmt: skip
 
 
 def _difference(one: Predictor, other: Predictor, handle: RunHandle) -> tuple[str, bool, parity.Parity]:

@@ -25,6 +25,7 @@ CURVES = {
     "lengths": [{"tokens": 8, "prepare_us": 100.0, "run_us": 2400.0, "encode_us": 90.0}],
     "engines": [{"engines": 1, "requests_per_second": 400.0}, {"engines": 2, "requests_per_second": 780.0}],
     "threads": [{"threads": 1, "run_us": 2400.0}, {"threads": 2, "run_us": 1800.0}],
+    "rewritten": False,
 }  # fmt: skip
 
 
@@ -34,7 +35,7 @@ def profile(state: str, *, reason: str = "", done: bool = False) -> dict[str, An
     }  # fmt: skip
     return {
         "model": "churn", "version": 2, "digest": "d" * 64, "state": state, "reason": reason, "step": "4 rows",
-        "progress": 0.5, "result": result if done else None, "batches": None,
+        "progress": 0.5, "result": result if done else None, "graph": None, "batches": None,
     }  # fmt: skip
 
 
@@ -113,6 +114,31 @@ BATCHES = {
         {"rows": 64, "tokens": 128, "run_us": None, "memory_bytes": 4},
     ],
 }  # fmt: skip
+
+
+GRAPH = {
+    "used": True, "what": "12 SkipLayerNormalization", "exported_ns": 4_600_000, "rewritten_ns": 4_300_000,
+    "max_difference": 1.2e-7, "why": "", "doubt": "",
+}  # fmt: skip
+
+
+def test_what_rewriting_gained_is_shown_and_that_the_curves_are_of_another_graph(
+    server: ScriptedServer, seaway: Seaway
+) -> None:
+    server.answers("GET " + PATH, profile("done", done=True) | {"graph": GRAPH})
+    done = seaway("profile", "churn", "--version", "2", "--stored")
+    assert done.exit_code == 0, done.output
+    said = " ".join(done.stderr.split())
+    assert "served rewritten (12 SkipLayerNormalization): a run takes 4.3 ms instead of 4.6 ms" in said
+    assert "These curves were measured with its graph as exported" in said
+
+
+def test_what_rewriting_would_gain_is_shown_where_it_is_not_done(server: ScriptedServer, seaway: Seaway) -> None:
+    left = GRAPH | {"used": False, "why": "its graph rounds (Floor)", "max_difference": None}
+    server.answers("GET " + PATH, profile("done", done=True) | {"graph": left})
+    said = " ".join(seaway("profile", "churn", "--version", "2", "--stored").stderr.split())
+    assert "a run would take 4.3 ms instead of 4.6 ms, but its graph rounds (Floor); answers would differ" in said
+    assert "These curves" not in said
 
 
 @pytest.mark.parametrize("measured", [False, True])

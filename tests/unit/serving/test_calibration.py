@@ -166,12 +166,14 @@ def test_gateways_and_people_are_told_of_a_graph_that_was_rewritten(measured: Ca
     found = Rewriting(used=True, what="2 of them", exported_ns=20_000, rewritten_ns=15_000, max_difference=0.0, why="")
     rewritten = replace(measured, rewriting=found)
     choice = choose(rewritten, cores=2, asked=Asked(), gateways=2)
-    assert "Its graph was rewritten (2 of them): a run takes 15 µs instead of 20 µs." in choice.why
+    assert "Its graph was rewritten (2 of them): runs take 25% less." in choice.why
+    doubtful = replace(measured, rewriting=replace(found, doubt="it rounds"))
+    assert "25% less, and answers may differ: it rounds." in choose(doubtful, cores=2, asked=Asked(), gateways=2).why
     spec = inline_spec(rewritten, choice, Path("/package"), Path("/weights"))
     assert spec is None or spec.rewritten
     left = replace(measured, rewriting=replace(found, used=False, why="it rounds"))
     choice = choose(left, cores=2, asked=Asked(), gateways=2)
-    assert "a run would take 15 µs instead of 20 µs, but it rounds; it runs as exported" in choice.why
+    assert "runs would take 25% less, but it rounds; it runs as exported" in choice.why
     spec = inline_spec(left, choice, Path("/package"), Path("/weights"))
     assert spec is None or not spec.rewritten
     no_faster = replace(left, rewriting=replace(found, used=False, rewritten_ns=20_000, why="it is no faster so"))
