@@ -20,6 +20,7 @@ CURVES = {
     "load_seconds": 0.1, "memory_bytes": 1, "peak_memory_bytes": 2,
     "rows": [{"rows": 1, "prepare_us": 1.0, "run_us": 2.0, "encode_us": 3.0}],
     "lengths": [], "engines": [{"engines": 1, "requests_per_second": 9.0}], "threads": [{"threads": 1, "run_us": 2.0}],
+    "rewritten": False,
 }  # fmt: skip
 
 
