@@ -14,6 +14,7 @@ from seaway.inputs.base import Array, Feeds, check_rows, shown
 from seaway.types import Signature, TensorSpec
 from seaway.wire.oip import InferRequest, InferTensor, decode_infer
 from seaway.wire.plain import PlainTensors
+from seaway.wire.skeletons import Skeletons
 
 MAX_REMEMBERED = 64
 """Requests of different shape of which a model remembers how they are laid out."""
@@ -42,6 +43,14 @@ class _Layout(msgspec.Struct, frozen=True, gc=False):
     request: InferRequest
 
 
+class _Same(msgspec.Struct, frozen=True, gc=False):
+    """What requests share that differ in their numbers only."""
+
+    rows: int
+    names: tuple[str, ...]
+    request: InferRequest
+
+
 class InferReader:
     """Reads the protocol's requests for one version. Shared by all engine threads."""
 
@@ -51,6 +60,7 @@ class InferReader:
         self._limit = limit
         self._raw_spec = signature.inputs[0] if len(signature.inputs) == 1 else None
         self._plain = PlainTensors.of(signature)
+        self._skeletons: Skeletons[_Same] = Skeletons(len(signature.inputs))
         self._layouts: dict[bytes, _Layout] = {}
         self._batchable = signature.batchable
         self._all_names = tuple(spec.name for spec in signature.outputs)
@@ -61,7 +71,14 @@ class InferReader:
     def read(self, body: bytes | memoryview, header_length: int | None) -> Tensors:
         """Raises InvalidRequest naming what is wrong, NotSupported for shared memory."""
         if header_length is None:
-            return self._plain_json(bytes(body)) or self._any(body, None)
+            text = bytes(body)
+            known = self._skeletons.read(text)
+            if known is not None:
+                feeds, same = known
+                return Tensors(feeds, same.rows, same.names, same.request)
+            read = self._plain_json(text) or self._any(text, None)
+            self._remember_json(text, read)
+            return read
         if not 0 < header_length <= min(len(body), _REMEMBERED_BYTES):
             return self._any(body, header_length)
         head = bytes(body[:header_length])
@@ -94,6 +111,13 @@ class InferReader:
             names = output_names(request, self._signature) if request.outputs else self._all_names
             self._asked = request.outputs, names
         return Tensors({self._input_name: array}, rows, names, request)
+
+    def _remember_json(self, text: bytes, read: Tensors) -> None:
+        """Keep what a request says beside its numbers; an id is of one request, nobody sends that again."""
+        tensors = [(tensor.name, tensor.array) for tensor in read.request.inputs] or [*read.feeds.items()]
+        if not read.request.id:
+            request = msgspec.structs.replace(read.request, inputs=())
+            self._skeletons.remember(text, tensors, _Same(read.rows, read.names, request))
 
     def _remember(self, head: bytes, read: Tensors, n_bytes: int) -> None:
         """Keep how a request is laid out that has been found right, unless there is more to it than plain bytes."""

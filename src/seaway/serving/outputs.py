@@ -15,6 +15,7 @@ from seaway.inputs.base import Array, Samples
 from seaway.packages import OutputSpec
 from seaway.packages.spec import SPEC_FILE
 from seaway.types import Signature, TensorSpec
+from seaway.wire.numbers import FEW
 
 _SEQUENCE_RANK = 3
 """Samples, tokens, features: what pooling needs."""
@@ -57,14 +58,16 @@ class OutputStage:
         answers = [dict(zip(self.names, values, strict=True)) for values in zip(*columns, strict=True)]
         return answers[0] if samples.bare else answers
 
-    def _numbers(self, array: Array, samples: Samples) -> list[Any] | None:
+    def _numbers(self, array: Array, samples: Samples) -> list[Any] | Array | None:
         """The one output where it is numbers, a row or more for each sample: as `_column` gives it, and sooner."""
         if array.dtype.kind not in "fiub" or array.shape[:1] != (samples.rows,):
             return None
         if self._changes:
             array = self._change(array, samples.masks[0] if samples.masks else None)
-        rows: list[Any] = array.tolist()
         labels = self._labels
+        if labels is None and array.size > FEW:
+            return array
+        rows: list[Any] = array.tolist()
         if labels is None:
             return rows
         if array.shape[1:] != (len(labels),):

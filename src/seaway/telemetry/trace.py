@@ -69,8 +69,9 @@ def continue_trace(header: str | None, random: Callable[[int], int]) -> TraceCon
 def next_traceparent(header: str | None, random: Callable[[int], int]) -> str:
     """What `continue_trace` gives as text; the usual case, a caller without a trace, costs one formatting."""
     if header is None:
-        ids = f"{random(192):048x}"
+        ids = random(192).to_bytes(24, "big").hex()
+        trace, span = ids[:32], ids[32:]
         # All-zero ids are not valid; chance gives one every 2**64 times.
-        if ids[:32] != _NO_TRACE and ids[32:] != _NO_SPAN:
-            return f"00-{ids[:32]}-{ids[32:]}-00"
+        if trace != _NO_TRACE and span != _NO_SPAN:
+            return f"00-{trace}-{span}-00"
     return continue_trace(header, random).format()

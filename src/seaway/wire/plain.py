@@ -23,13 +23,14 @@ from seaway.wire.datatypes import DTYPES, Array
 from seaway.wire.numbers import MIN_BYTES, read_floats
 from seaway.wire.oip import Encoded, InferRequest, Output, RequestedOutput, count_output_keys, read_outputs
 from seaway.wire.strict import KEYS_CHECKED_BYTES
-from seaway.wire.tensors import all_finite, binary_bytes, flattened, json_values, layout
+from seaway.wire.tensors import binary_bytes, flat_numbers, flattened, layout
 
 _DATA = re.compile(rb'"data"\s*:((?:\s*\[){1,16})')
 _ELEMENTS: dict[str, Any] = {"f": float, "i": int, "u": int, "b": bool}
 _Dimension = Annotated[int, msgspec.Meta(ge=0, le=1 << 32)]
 _encode = msgspec.json.Encoder().encode
 _decode_outputs = msgspec.json.Decoder(list[Output] | None).decode
+_OUTPUTS = b',"outputs":['
 _MAX_REMEMBERED = 256
 _REMEMBERED_BYTES = 512
 
@@ -161,6 +162,7 @@ class InferAnswers:
 
     def __init__(self, model: str, version: int, outputs: Sequence[TensorSpec]) -> None:
         self._head = _encode({"model_name": model, "model_version": str(version)})[:-1]
+        self._opening = self._head + _OUTPUTS
         self._datatypes = {spec.name: spec.datatype for spec in outputs}
         self._starts = {
             spec.name: _encode({"name": spec.name, "datatype": spec.datatype})[:-1] + b',"shape":' for spec in outputs
@@ -170,27 +172,26 @@ class InferAnswers:
 
     def encode(self, request: InferRequest, names: Sequence[str], arrays: Sequence[Array]) -> Encoded | None:
         """The answer with the outputs `names`, the request's if it names any; None when one is text or a ranking."""
-        asked = request.outputs
+        asked, binary = request.outputs, request.binary_default
         if not self._numbers or (asked and any(one.classification for one in asked)):
             return None
-        pieces = [self._head]
-        if request.id:
-            pieces += (b',"id":', _encode(request.id))
+        text = self._head + b',"id":' + _encode(request.id) + _OUTPUTS if request.id else self._opening
         blobs: list[bytes | memoryview] = []
-        before = b',"outputs":['
         for at, (name, array) in enumerate(zip(names, arrays, strict=True)):
+            if at:
+                text += b","
             shape = array.shape
-            pieces += (before, self._shaped.get((name, shape)) or self._begin(name, shape))
-            before = b","
-            if asked[at].binary if asked else request.binary_default:
+            begun = self._shaped.get((name, shape)) or self._begin(name, shape)
+            if asked[at].binary if asked else binary:
                 blobs.append(_bytes(array, self._datatypes[name]))
-                pieces.append(b',"parameters":{"binary_data_size":%d}}' % len(blobs[-1]))
+                text += b'%b,"parameters":{"binary_data_size":%d}}' % (begun, len(blobs[-1]))
             else:
-                pieces += (b',"data":', _encode(self._values(name, array)), b"}")
-        pieces.append(b"]}")
-        head = b"".join(pieces)
+                text += b'%b,"data":%b}' % (begun, flat_numbers(array))
+        text += b"]}"
+        if not blobs:
+            return Encoded([text], None, len(text))
         size = sum(map(len, blobs))
-        return Encoded([head, *blobs], len(head) if size else None, len(head) + size)
+        return Encoded([text, *blobs], len(text) if size else None, len(text) + size)
 
     def _begin(self, name: str, shape: tuple[int, ...]) -> bytes:
         """An output's name, datatype and shape, kept for the next answer with this shape."""
@@ -198,12 +199,6 @@ class InferAnswers:
             self._shaped.clear()
         begun = self._shaped[name, shape] = self._starts[name] + _encode(shape)
         return begun
-
-    def _values(self, name: str, array: Array) -> Any:
-        values = array.reshape(-1).tolist()
-        if array.dtype.kind == "f" and not all_finite(array, values):
-            return json_values(array, self._datatypes[name], name)
-        return values
 
 
 def _bytes(array: Array, datatype: str) -> bytes | memoryview:

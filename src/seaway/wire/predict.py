@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 
 from seaway.errors import InvalidRequest
+from seaway.wire.numbers import write_numbers
 from seaway.wire.strict import KEYS_CHECKED_BYTES, decode_json, refuse_nul, refuse_repeated_keys
 
 _KEYS = ("inputs", "parameters", "model")
@@ -145,7 +146,7 @@ class PredictAnswers:
 def _plain(value: Any) -> Any:
     """What the encoder asks about because it doesn't know the type."""
     if isinstance(value, np.ndarray):
-        return _texts(value) if value.dtype.kind in "OS" else value.tolist()
+        return _texts(value) if value.dtype.kind in "OS" else msgspec.Raw(write_numbers(value))
     if isinstance(value, np.generic):
         return value.item()
     raise NotImplementedError(f"{type(value).__name__} has no form in an answer of /predict")

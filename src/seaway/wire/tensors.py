@@ -16,6 +16,7 @@ import numpy as np
 
 from seaway.errors import InvalidRequest
 from seaway.wire.datatypes import DTYPES, Array, bf16_to_fp32
+from seaway.wire.numbers import write_numbers
 from seaway.wire.strict import decode_json
 
 MAX_RANK = 16
@@ -23,8 +24,6 @@ _MAX_ELEMENTS = 2**48
 _LENGTH = struct.Struct("<I")
 _BRACKETS = re.compile(rb"[\s\[]*")
 _PYTHON_TYPES: dict[str, Any] = {"f": float, "i": int, "u": int, "b": bool, "O": str}
-_FEW = 50
-_encode = msgspec.json.Encoder().encode
 
 
 def check_shape(shape: Sequence[int], where: str) -> tuple[int, ...]:
@@ -164,14 +163,8 @@ def binary_bytes(array: Array, datatype: str) -> bytes | memoryview:
     return whole.reshape(-1).view(np.uint8).data if whole.size else b""
 
 
-def all_finite(array: Array, values: list[float]) -> bool:
-    """True when no element is NaN or infinite; `values` are the elements of `array`."""
-    # A sum is finite only if all are; of few numbers it is had sooner. It may overflow, and so must not say no.
-    return (len(values) <= _FEW and math.isfinite(sum(values))) or bool(np.isfinite(array).all())
-
-
 def json_values(array: Array, datatype: str, where: str) -> Any:
-    """A tensor's elements, flat, ready for the JSON encoder. Raises InvalidRequest for bytes that are not text."""
+    """A tensor's elements, flat, ready for msgspec's JSON encoder. Raises InvalidRequest for bytes that are no text."""
     flat = array.reshape(-1)
     if datatype == "BYTES":
         try:
@@ -180,14 +173,18 @@ def json_values(array: Array, datatype: str, where: str) -> Any:
             raise InvalidRequest(f"{where} is not UTF-8 text; ask for it with binary_data: true.") from error
     if datatype == "BF16":
         flat = bf16_to_fp32(flat)
-    values = flat.tolist()
-    if flat.dtype.kind == "f" and not (finite := np.isfinite(flat)).all():
-        return _with_tokens(values, flat[~finite].tolist())
-    return values
+    return msgspec.Raw(flat_numbers(flat))
 
 
-def _with_tokens(values: list[float], odd: list[float]) -> msgspec.Raw:
-    """With NaN and Infinity as JavaScript writes them, which Python's and Triton's JSON readers take."""
+def flat_numbers(array: Array) -> bytes:
+    """The JSON of an array of numbers or truth values as one flat list.
+
+    NaN and Infinity are as JavaScript writes them, which Python's and Triton's JSON readers take.
+    """
+    text = write_numbers(array.reshape(-1))
+    # What isn't finite is `null` so far; no number, `true` or `false` has this letter.
+    if b"n" not in text:
+        return text
+    odd = array[~np.isfinite(array)].tolist()
     words = [b"NaN" if value != value else b"Infinity" if value > 0 else b"-Infinity" for value in odd]
-    pieces = _encode(values).split(b"null")
-    return msgspec.Raw(b"".join(chain.from_iterable(zip(pieces, [*words, b""], strict=True))))
+    return b"".join(chain.from_iterable(zip(text.split(b"null"), [*words, b""], strict=True)))
