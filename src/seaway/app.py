@@ -45,8 +45,9 @@ def _uvicorn_config(app: Any, settings: Settings, protocol: Any, **more: Any) ->
 
 async def _gateway(settings: Settings, run: Path, index: int, listener: socket.socket) -> None:
     from seaway.api.gateway import edge_app, gateway_app  # noqa: PLC0415 - only this role imports the edge
+    from seaway.api.gathering import Census, Gathering  # noqa: PLC0415
     from seaway.api.lane import protocol_for  # noqa: PLC0415
-    from seaway.api.server import Census, GatewayServer  # noqa: PLC0415
+    from seaway.api.server import GatewayServer  # noqa: PLC0415
     from seaway.serving.assist import Assistant  # noqa: PLC0415
     from seaway.serving.isolation import ACTIVITY_PAGE, ActivityPage, GatewayIsolation  # noqa: PLC0415
     from seaway.serving.plane import DataPlane  # noqa: PLC0415
@@ -65,7 +66,12 @@ async def _gateway(settings: Settings, run: Path, index: int, listener: socket.s
         await plane.apply(msgspec.json.decode((run / "table.json").read_bytes(), type=RoutingTable))
     follower = asyncio.create_task(line.follow(), name="control-line")
     census = Census(run / "connections.page", index=index, gateways=settings.gateways or 1)
-    server = GatewayServer(_uvicorn_config(edge, settings, protocol_for(plane, settings)), census)
+    protocol = protocol_for(plane, settings)
+    server = GatewayServer(_uvicorn_config(edge, settings, protocol), census)
+    if settings.gather_connections and settings.gateways != 1:
+        server.gathering = protocol.lane.gathering = Gathering(
+            census, run, index=index, connections=lambda: server.connections, arrived=server.arrived
+        )
     server.every_second = line.report
     process.settle()
     await server.serve(sockets=[listener])

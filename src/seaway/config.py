@@ -47,6 +47,9 @@ class Settings(BaseSettings):
         description="Slow models leave cores to the gateways while these run fast ones (half of them at most), and "
         "gateways run a model of up to 1 ms while the server is asked for nothing else.",
     )
+    gather_connections: bool = Field(
+        True, description="Connections gather in as few gateways as have room; else they stay where they were accepted."
+    )
     graph_rewrites: Literal["auto", "always", "never"] = Field(
         "auto",
         description="Whether ONNX graphs may be rewritten into faster ones; always: also quantized ones, whose answers "

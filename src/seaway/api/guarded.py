@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
 
@@ -62,6 +63,30 @@ class GuardedProtocol(HttpToolsProtocol):
     def owes_nothing(self) -> bool:
         """Whether every request that was read is answered."""
         return not self._unanswered
+
+    @property
+    def is_between_requests(self) -> bool:
+        """Whether whoever reads next from the socket can go on as if it had just been accepted."""
+        return (
+            self.owes_nothing
+            and not (self._in_message or self._upgraded or self._half_closed or self.flow.read_paused)
+            and not self.transport.is_closing()
+            and self.transport.get_write_buffer_size() == 0
+        )
+
+    def hand_over(self, send: Callable[[int], bool]) -> bool:
+        """Give the socket's descriptor to `send` if nothing is under way; where that is true, another process has it.
+
+        Whether it was handed over. The socket is not shut down.
+        """
+        if not self.is_between_requests:
+            return False
+        self.flow.pause_reading()
+        if not send(self.transport.get_extra_info("socket").fileno()):
+            self.flow.resume_reading()
+            return False
+        self.transport.abort()
+        return True
 
     # ------------------------------------------------------------------ parsing
 

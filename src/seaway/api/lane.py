@@ -17,6 +17,7 @@ from typing import Any
 import structlog
 
 from seaway.api.errors import error_parts
+from seaway.api.gathering import Gathering
 from seaway.api.guarded import GuardedProtocol, response_head
 from seaway.api.heads import MAX_HEAD_BYTES, Head, HeadReader
 from seaway.api.infer import asked_timeout, server_timing
@@ -43,6 +44,7 @@ class Lane:
         self.plane = plane
         self.reader = HeadReader(settings)
         self.debug = settings.log_level == "debug"
+        self.gathering: Gathering | None = None
 
     def note_other(self) -> None:
         """Something comes that isn't a plain prediction request: nobody should wait for models to run here."""
@@ -75,6 +77,13 @@ class LaneProtocol(GuardedProtocol):
     @property
     def owes_nothing(self) -> bool:
         return self._flight is None and not self._later and not self._unanswered
+
+    @property
+    def is_between_requests(self) -> bool:
+        return (
+            self._head is None and self._sending is None and not self._leaving
+            and not self.server_state.default_headers and super().is_between_requests
+        )  # fmt: skip
 
     # ------------------------------------------------------------------ reading
 
@@ -301,6 +310,9 @@ class LaneProtocol(GuardedProtocol):
             self.transport.close()
         if self._half_closed:
             self._close_if_all_is_said()
+        gathering = self.lane.gathering
+        if gathering is not None and gathering.move is not None:
+            gathering.offer(self)
 
     def _close_if_all_is_said(self) -> None:
         if not self._later and not self._more:

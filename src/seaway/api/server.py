@@ -1,20 +1,18 @@
-"""uvicorn as gateways run it: connections shared out evenly among gateways, swept while idle, closed politely."""
+"""uvicorn as gateways run it: connections shared out among gateways, swept while idle, closed politely."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import mmap
-import os
 import select
 import socket
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import structlog
 import uvicorn
 
+from seaway.api.gathering import Census, Gathering
 from seaway.api.guarded import GuardedProtocol
 
 log = structlog.get_logger()
@@ -26,35 +24,14 @@ _EXHAUSTED_SECONDS = 0.1
 _TELL_SECONDS = 10.0
 
 
-class Census:
-    """How many connections each gateway of a server has: one mapped word for each, which only that gateway writes."""
-
-    def __init__(self, path: Path, *, index: int, gateways: int) -> None:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            os.ftruncate(fd, 8 * gateways)
-            self._map = mmap.mmap(fd, 8 * gateways)
-        finally:
-            os.close(fd)
-        self._words = memoryview(self._map).cast("Q")
-        self._index = index
-        self.set(0)
-
-    def set(self, connections: int) -> None:
-        self._words[self._index] = connections
-
-    @property
-    def has_most(self) -> bool:
-        """Whether another gateway has fewer connections than this one."""
-        return self._words[self._index] > min(self._words)
-
-
 class GatewayServer(uvicorn.Server):
     """uvicorn that takes its turn accepting connections, and answers what is on its way before it leaves."""
 
     def __init__(self, config: uvicorn.Config, census: Census) -> None:
         super().__init__(config)
         self._census = census
+        self.gathering: Gathering | None = None
+        """None: each connection stays where it was accepted."""
         self._told_exhausted = -_TELL_SECONDS
         self.every_second: Callable[[], None] = lambda: None
         """Called about once a second, in the event loop."""
@@ -89,6 +66,10 @@ class GatewayServer(uvicorn.Server):
             self._wait(listener, _EXHAUSTED_SECONDS, waited=False)
             self._tell_exhausted(error)
             return
+        self.arrived(connection)
+
+    def arrived(self, connection: socket.socket) -> None:
+        """A connection came, from a client or from another gateway."""
         task = self._loop.create_task(self._arrive(connection))
         self._arrivals.add(task)
         task.add_done_callback(self._arrivals.discard)
@@ -130,6 +111,11 @@ class GatewayServer(uvicorn.Server):
 
     # ------------------------------------------------------------------ looking after connections
 
+    @property
+    def connections(self) -> list[GuardedProtocol]:
+        """Those that are open."""
+        return [one for one in self.server_state.connections if isinstance(one, GuardedProtocol)]
+
     async def _sweep(self) -> None:
         """Look after connections that do nothing; a timer for each of them would cost more than their requests."""
         while True:
@@ -140,14 +126,15 @@ class GatewayServer(uvicorn.Server):
                 log.exception("gateway.sweep_failed")
 
     def _look_after(self, now: float) -> None:
-        for connection in list(self.server_state.connections):
-            if isinstance(connection, GuardedProtocol):
-                connection.sweep(now)
+        for connection in self.connections:
+            connection.sweep(now)
         self._census.set(len(self.server_state.connections))
         self.every_second()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop accepting, answer each connection's next request with `Connection: close`, then close the idle ones."""
+        if self.gathering is not None:
+            self.gathering.leave()
         waiting = select.poll()
         for sock in sockets or []:
             waiting.register(sock, select.POLLIN)
@@ -156,6 +143,8 @@ class GatewayServer(uvicorn.Server):
                 # A connection that the kernel has taken would be reset when the listener closes: accept it first.
                 while waiting.poll(0):  # noqa: ASYNC110 - the event loop accepts meanwhile
                     await asyncio.sleep(0.001)
+                if self.gathering is not None:
+                    self.gathering.close()
                 await asyncio.gather(*self._arrivals, return_exceptions=True)
         self._stop_accepting()
         self.server_state.default_headers = [*self.server_state.default_headers, (b"connection", b"close")]

@@ -1,0 +1,258 @@
+"""Connections gather in as few gateways as have room for them, and spread when these have none (ADR 13).
+
+A gateway that is woken now and then, beside models that stream their weights through the caches, finds nothing in
+them: ten times the time for the same work. One that does the work of two is woken less often and has more of it when
+it is. So each gateway tells how busy it is in a mapped page; where little is to be done the others hand their
+connections to the first, over a Unix socket and between two requests, and one that gets busy gives half of its own
+away. Nobody asks and nobody waits, and a client notices nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import mmap
+import os
+import socket
+import time
+from array import array
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+import structlog
+
+log = structlog.get_logger()
+
+TICK_SECONDS = 0.1
+IDLE_TICK_SECONDS = 0.25
+"""Of a gateway that does nothing."""
+ROOM = 0.6
+"""Part of a core that gateways may use together and still have room in one of them."""
+FULL = 0.8
+"""A gateway that uses so much of a core gives connections away."""
+_LESS = 0.3
+"""To one that uses so much less."""
+_PATIENCE = 3
+"""Looks in a row that must come to the same conclusion."""
+_REST_TICKS = 10
+"""After it has given connections away to have less to do, before it does so again."""
+MAX_GATHERED = 256
+"""Connections that a gateway may have when others gather theirs in it."""
+_IDLE = 0.01
+_FRESH_NS = 1_500_000_000
+"""How long what a gateway has told is believed."""
+_CONNECTIONS, _LOAD, _SEEN = range(3)
+_WORDS = 8
+
+
+class Told(msgspec.Struct, frozen=True):
+    """What a gateway has told of itself."""
+
+    connections: int
+    load: float
+    """Part of a core."""
+    alive: bool = True
+
+
+class Move(msgspec.Struct, frozen=True):
+    """Connections that a gateway should hand over."""
+
+    target: int
+    count: int
+    spreads: bool = False
+    """They are too many here; else too few."""
+
+
+def next_move(own: int, told: Sequence[Told]) -> Move | None:
+    """What gateway `own` should do for the sake of all; each decides for itself, from the same page.
+
+    >>> busy, idle = Told(4, 0.9), Told(4, 0.1)
+    >>> next_move(0, [busy, idle]), next_move(1, [busy, idle]), next_move(1, [idle, idle])
+    (Move(target=1, count=2, spreads=True), None, Move(target=0, count=4, spreads=False))
+    """
+    mine = told[own]
+    before = [gateway for gateway in range(own) if told[gateway].alive]
+    total = sum(one.load for one in told if one.alive)
+    if before and total <= ROOM * len(before):
+        target = min(before, key=lambda gateway: told[gateway].load)
+        count = min(mine.connections, MAX_GATHERED - told[target].connections)
+        return Move(target, count) if count > 0 else None
+    others = [gateway for gateway in range(len(told)) if gateway != own and told[gateway].alive]
+    if others and mine.connections > 1 and mine.load > FULL:
+        target = min(others, key=lambda gateway: told[gateway].load)
+        if told[target].load < mine.load - _LESS:
+            return Move(target, mine.connections // 2, spreads=True)
+    return None
+
+
+class Census:
+    """What gateways tell each other: a line of mapped words for each, which only that gateway writes."""
+
+    def __init__(self, path: Path, *, index: int, gateways: int) -> None:
+        size = 8 * _WORDS * gateways
+        fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            os.ftruncate(fd, size)
+            self._map = mmap.mmap(fd, size)
+        finally:
+            os.close(fd)
+        self._words = memoryview(self._map).cast("Q")
+        self._at = _WORDS * index
+        self.leave()
+        self.set(0)
+
+    def set(self, connections: int) -> None:
+        """This gateway has so many connections."""
+        self._words[self._at + _CONNECTIONS] = connections
+
+    def tell(self, load: float, now_ns: int) -> None:
+        """It uses this part of a core and takes connections."""
+        self._words[self._at + _LOAD] = int(load * 1000)
+        self._words[self._at + _SEEN] = now_ns
+
+    def leave(self) -> None:
+        """It takes no connections from others any more."""
+        self._words[self._at + _SEEN] = 0
+
+    @property
+    def has_most(self) -> bool:
+        """Whether another gateway has fewer connections than this one."""
+        return self._words[self._at] > min(self._words[::_WORDS])
+
+    def told(self, now_ns: int) -> list[Told]:
+        words = self._words
+        return [
+            Told(words[at + _CONNECTIONS], words[at + _LOAD] / 1000, alive=now_ns < words[at + _SEEN] + _FRESH_NS)
+            for at in range(0, len(words), _WORDS)
+        ]
+
+
+class Movable(Protocol):
+    """A connection that can be handed over."""
+
+    def hand_over(self, send: Callable[[int], bool]) -> bool:
+        """Give a copy of its descriptor to `send`, if nothing is under way on it, and forget it when that is true.
+
+        Whether it was handed over.
+        """
+        ...
+
+
+class Gathering:
+    """One gateway's part. Lives on its event loop."""
+
+    def __init__(
+        self,
+        census: Census,
+        directory: Path,
+        *,
+        index: int,
+        connections: Callable[[], Sequence[Movable]],
+        arrived: Callable[[socket.socket], None],
+    ) -> None:
+        """`arrived` takes a connection that another gateway has handed over. Raises OSError."""
+        self._census = census
+        self._directory = directory
+        self._index = index
+        self._connections = connections
+        self._arrived = arrived
+        self.move: Move | None = None
+        """What is to be done now. Whoever ends a request then calls `offer`."""
+        self._left = 0
+        self._same = 0
+        self._wanted: Move | None = None
+        self._rest = 0
+        self._measured = (time.monotonic_ns(), time.thread_time_ns())
+        path = self._path(index)
+        path.unlink(missing_ok=True)
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.bind(str(path))
+        self._socket.setblocking(False)
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(self._socket, self._receive)
+        self._timer = self._loop.call_later(TICK_SECONDS, self._tick)
+
+    def leave(self) -> None:
+        """Take no more connections and give none away. What was sent before still arrives, in `close` at the latest."""
+        self._census.leave()
+        self._path(self._index).unlink(missing_ok=True)
+        self._timer.cancel()
+        self.move = None
+
+    def close(self) -> None:
+        while self._receive():
+            pass
+        self._loop.remove_reader(self._socket)
+        self._socket.close()
+
+    def offer(self, connection: Movable) -> None:
+        """It has been answered, and may be handed over when the answer is on its way."""
+        self._loop.call_soon(self._hand_over, connection)
+
+    # ------------------------------------------------------------------ deciding
+
+    def _tick(self) -> None:
+        now, cpu = time.monotonic_ns(), time.thread_time_ns()
+        began, cpu_began = self._measured
+        self._measured = now, cpu
+        load = (cpu - cpu_began) / max(1, now - began)
+        self._timer = self._loop.call_later(TICK_SECONDS if load > _IDLE else IDLE_TICK_SECONDS, self._tick)
+        self.look(load, now)
+
+    def look(self, load: float, now_ns: int) -> None:
+        """Tell the others that this gateway uses `load` of a core, and do what is to be done now."""
+        connections = self._connections()
+        self._census.set(len(connections))
+        self._census.tell(load, now_ns)
+        self.move = None
+        self._rest = max(0, self._rest - 1)
+        self._decide(next_move(self._index, self._census.told(now_ns)))
+        if self.move is not None:
+            for connection in connections:
+                self._hand_over(connection)
+
+    def _decide(self, wanted: Move | None) -> None:
+        same = wanted is not None and self._wanted is not None and wanted.target == self._wanted.target
+        self._same, self._wanted = (self._same + 1 if same else 0), wanted
+        if wanted is not None and self._same + 1 >= _PATIENCE and not (wanted.spreads and self._rest):
+            self.move, self._left = wanted, wanted.count
+            if wanted.spreads:
+                self._rest = _REST_TICKS
+
+    # ------------------------------------------------------------------ moving
+
+    def _path(self, gateway: int) -> Path:
+        return self._directory / f"gateway-{gateway}.sock"
+
+    def _hand_over(self, connection: Movable) -> None:
+        move = self.move
+        if move is not None and connection.hand_over(self._send):
+            self._left -= 1
+            if not self._left:
+                self.move = None
+
+    def _send(self, descriptor: int) -> bool:
+        move = self.move
+        if move is None:
+            return False
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", [descriptor]))]
+        try:
+            self._socket.sendmsg([b"c"], rights, 0, str(self._path(move.target)))
+        except OSError as error:  # it has left, or doesn't read
+            log.debug("gateway.cannot_hand_over", target=move.target, reason=str(error))
+            self.move = None
+            return False
+        return True
+
+    def _receive(self) -> bool:
+        """Take a connection that was handed over, if there is one."""
+        try:
+            _, descriptors, flags, _ = socket.recv_fds(self._socket, 1, 1)
+        except (BlockingIOError, InterruptedError):
+            return False
+        if flags & socket.MSG_CTRUNC:
+            log.error("gateway.connection_lost", reason="no file descriptor is left for it")
+        for descriptor in descriptors:
+            self._arrived(socket.socket(fileno=descriptor))
+        return True
