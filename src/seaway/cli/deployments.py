@@ -194,7 +194,8 @@ def logs(
 ) -> None:
     """The newest log lines of all processes."""
     found = call.client.logs(model, lines=lines)
-    call.show([_event(line) for line in found], lambda _: table.say("\n".join(found)))
+    nothing = f"No line of the log is about {model}." if model else "Nothing was logged yet."
+    call.show([_event(line) for line in found], lambda _: table.say("\n".join(found)) if found else table.note(nothing))
 
 
 def _event(line: str) -> Any:

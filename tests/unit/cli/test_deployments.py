@@ -195,3 +195,14 @@ def test_logs_are_objects_for_programs_and_a_cut_line_is_text(server: ScriptedSe
     server.answers("GET /api/logs", {"lines": ['l": 1}', '{"event": "a"}']})
 
     assert json.loads(seaway("--json", "logs").stdout) == ['l": 1}', {"event": "a"}]
+
+
+@pytest.mark.parametrize(
+    ("model", "said"), [(["nobody"], "No line of the log is about nobody."), ([], "Nothing was logged yet.")]
+)
+def test_a_log_without_such_lines_says_so_to_people_only(
+    server: ScriptedServer, seaway: Seaway, model: list[str], said: str
+) -> None:
+    server.answers("GET /api/logs", {"lines": []})
+    told = seaway("logs", *model)
+    assert (told.stdout, told.stderr.strip()) == ("", said)
