@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 import json
+import resource
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -134,3 +136,15 @@ def test_connections_stay_where_they_were_accepted_if_they_shall(tmp_path: Path)
         with connect_to_the_second(server) as client:
             assert {ask(client) for _ in range(500)} == {1}
         assert not [*Path((server.home / "run").read_text().strip()).glob("gateway-*.sock")]
+
+
+def test_a_gateway_with_few_descriptors_loses_no_connection_that_others_would_give_it(tmp_path: Path) -> None:
+    with SeawayServer(gateways=2) as server, ExitStack() as stack:
+        server.register("hop", write_package(tmp_path / "hop", scale_model(3.0)))
+        server.deploy("hop", placement="worker")
+        first = server.pids["gateway-0"]
+        used = len(list(Path(f"/proc/{first}/fd").iterdir()))
+        resource.prlimit(first, resource.RLIMIT_NOFILE, (used + 24, used + 24))
+        clients = [stack.enter_context(connect(server)) for _ in range(60)]
+        for turn in range(40):
+            assert all(ask(client, turn) in {0, 1} for client in clients)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import mmap
 import os
+import resource
 import socket
 import time
 from array import array
@@ -42,7 +43,9 @@ MAX_GATHERED = 256
 _IDLE = 0.01
 _FRESH_NS = 1_500_000_000
 """How long what a gateway has told is believed."""
-_CONNECTIONS, _LOAD, _SEEN = range(3)
+_FULL_SECONDS = 0.1
+_KEPT_DESCRIPTORS, _MANY_DESCRIPTORS = 16, 1 << 16
+_CONNECTIONS, _LOAD, _SEEN, _ROOM = range(4)
 _WORDS = 8
 
 
@@ -53,6 +56,8 @@ class Told(msgspec.Struct, frozen=True):
     load: float
     """Part of a core."""
     alive: bool = True
+    room: int = _MANY_DESCRIPTORS
+    """Connections that it has file descriptors for, beside those that it has."""
 
 
 class Move(msgspec.Struct, frozen=True):
@@ -73,17 +78,31 @@ def next_move(own: int, told: Sequence[Told]) -> Move | None:
     """
     mine = told[own]
     before = [gateway for gateway in range(own) if told[gateway].alive]
+    others = [gateway for gateway in range(len(told)) if gateway != own and told[gateway].alive]
     total = sum(one.load for one in told if one.alive)
     if before and total <= ROOM * len(before):
         target = min(before, key=lambda gateway: told[gateway].load)
-        count = min(mine.connections, MAX_GATHERED - told[target].connections)
+        room = min(told[target].room, MAX_GATHERED - told[target].connections)
+        # All others may be about to do the same.
+        count = min(mine.connections, room // len(others))
         return Move(target, count) if count > 0 else None
-    others = [gateway for gateway in range(len(told)) if gateway != own and told[gateway].alive]
     if others and mine.connections > 1 and mine.load > FULL:
         target = min(others, key=lambda gateway: told[gateway].load)
-        if told[target].load < mine.load - _LESS:
-            return Move(target, mine.connections // 2, spreads=True)
+        count = min(mine.connections // 2, told[target].room // len(others))
+        if count > 0 and told[target].load < mine.load - _LESS:
+            return Move(target, count, spreads=True)
     return None
+
+
+def free_descriptors() -> int:
+    """File descriptors that this process may still open, less some for whatever else comes up."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    limit = _MANY_DESCRIPTORS if limit == resource.RLIM_INFINITY else min(limit, _MANY_DESCRIPTORS)
+    try:
+        used = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - only their number counts
+    except OSError:
+        return 0  # not Linux
+    return max(0, limit - used - _KEPT_DESCRIPTORS - limit // 16)
 
 
 class Census:
@@ -106,9 +125,10 @@ class Census:
         """This gateway has so many connections."""
         self._words[self._at + _CONNECTIONS] = connections
 
-    def tell(self, load: float, now_ns: int) -> None:
-        """It uses this part of a core and takes connections."""
+    def tell(self, load: float, room: int, now_ns: int) -> None:
+        """It uses this part of a core, and takes so many connections more."""
         self._words[self._at + _LOAD] = int(load * 1000)
+        self._words[self._at + _ROOM] = room
         self._words[self._at + _SEEN] = now_ns
 
     def leave(self) -> None:
@@ -123,9 +143,12 @@ class Census:
     def told(self, now_ns: int) -> list[Told]:
         words = self._words
         return [
-            Told(words[at + _CONNECTIONS], words[at + _LOAD] / 1000, alive=now_ns < words[at + _SEEN] + _FRESH_NS)
+            Told(
+                words[at + _CONNECTIONS], words[at + _LOAD] / 1000, now_ns < words[at + _SEEN] + _FRESH_NS,
+                words[at + _ROOM],
+            )
             for at in range(0, len(words), _WORDS)
-        ]
+        ]  # fmt: skip
 
 
 class Movable(Protocol):
@@ -163,6 +186,7 @@ class Gathering:
         self._same = 0
         self._wanted: Move | None = None
         self._rest = 0
+        self._promised = self._accepts = 0
         self._measured = (time.monotonic_ns(), time.thread_time_ns())
         path = self._path(index)
         path.unlink(missing_ok=True)
@@ -170,7 +194,7 @@ class Gathering:
         self._socket.bind(str(path))
         self._socket.setblocking(False)
         self._loop = asyncio.get_running_loop()
-        self._loop.add_reader(self._socket, self._receive)
+        self._listen()
         self._timer = self._loop.call_later(TICK_SECONDS, self._tick)
 
     def leave(self) -> None:
@@ -185,6 +209,18 @@ class Gathering:
             pass
         self._loop.remove_reader(self._socket)
         self._socket.close()
+
+    def may_accept(self) -> bool:
+        """Whether this gateway should accept a connection; False: it has promised its last descriptors to the others,
+        one of which has more.
+        """
+        if self._accepts <= 0:
+            self._accepts = free_descriptors() - self._promised
+            if self._accepts <= 0:
+                told = self._census.told(time.monotonic_ns())
+                return not any(one.alive and one.room for other, one in enumerate(told) if other != self._index)
+        self._accepts -= 1
+        return True
 
     def offer(self, connection: Movable) -> None:
         """It has been answered, and may be handed over when the answer is on its way."""
@@ -204,7 +240,9 @@ class Gathering:
         """Tell the others that this gateway uses `load` of a core, and do what is to be done now."""
         connections = self._connections()
         self._census.set(len(connections))
-        self._census.tell(load, now_ns)
+        # The other half is for connections that it accepts itself.
+        self._promised = free_descriptors() // 2
+        self._census.tell(load, self._promised, now_ns)
         self.move = None
         self._rest = max(0, self._rest - 1)
         self._decide(next_move(self._index, self._census.told(now_ns)))
@@ -248,11 +286,20 @@ class Gathering:
     def _receive(self) -> bool:
         """Take a connection that was handed over, if there is one."""
         try:
-            _, descriptors, flags, _ = socket.recv_fds(self._socket, 1, 1)
+            # The kernel closes a connection for which no descriptor is left. In the socket it is safe.
+            os.close(os.dup(self._socket.fileno()))
+            _, descriptors, _, _ = socket.recv_fds(self._socket, 1, 1)
         except (BlockingIOError, InterruptedError):
             return False
-        if flags & socket.MSG_CTRUNC:
-            log.error("gateway.connection_lost", reason="no file descriptor is left for it")
+        except OSError as error:
+            log.debug("gateway.cannot_take_connection", reason=error.strerror)
+            self._loop.remove_reader(self._socket)
+            self._loop.call_later(_FULL_SECONDS, self._listen)
+            return False
         for descriptor in descriptors:
             self._arrived(socket.socket(fileno=descriptor))
         return True
+
+    def _listen(self) -> None:
+        if self._socket.fileno() != -1:
+            self._loop.add_reader(self._socket, self._receive)

@@ -58,6 +58,9 @@ class GatewayServer(uvicorn.Server):
         if not waited and self._census.has_most:
             self._wait(listener, _TURN_SECONDS, waited=True)
             return
+        if self.gathering is not None and not self.gathering.may_accept():
+            self._wait(listener, _EXHAUSTED_SECONDS, waited=False)
+            return
         try:
             connection, _ = listener.accept()
         except (BlockingIOError, InterruptedError, ConnectionAbortedError):

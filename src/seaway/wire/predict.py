@@ -146,7 +146,9 @@ class PredictAnswers:
 def _plain(value: Any) -> Any:
     """What the encoder asks about because it doesn't know the type."""
     if isinstance(value, np.ndarray):
-        return _texts(value) if value.dtype.kind in "OS" else msgspec.Raw(write_numbers(value))
+        if value.dtype.kind in "fiub":
+            return msgspec.Raw(write_numbers(value))
+        return _texts(value) if value.dtype.kind in "OS" else value.tolist()
     if isinstance(value, np.generic):
         return value.item()
     raise NotImplementedError(f"{type(value).__name__} has no form in an answer of /predict")

@@ -25,6 +25,8 @@ MAX_SKELETON_BYTES = 512
 MAX_REMEMBERED = 256
 
 _KEY = b'"data"'
+_HERE = b"\0"
+"""Where a list was. No text that was found right has this byte."""
 _FLAT = re.compile(rb'"data"\s*:\s*\[\s*[^\s\[]')
 _DECODERS: dict[str, Callable[[bytes], list[float]]] = {
     kind: msgspec.json.Decoder(list[number]).decode  # type: ignore[valid-type]
@@ -92,11 +94,11 @@ class Skeletons(Generic[T]):
         self._known[cut[0]] = places, rest
 
     def _cut(self, text: bytes) -> tuple[bytes, list[bytes]] | None:
-        """The text without the first list after each `data`, and those lists."""
+        """The text with a mark for the first list after each `data`, and those lists."""
         if self._n_tensors == 1:
             begin = text.find(b"[", text.find(_KEY))
             end = text.find(b"]", begin) + 1
-            return text[:begin] + text[end:], [text[begin:end]]
+            return text[:begin] + _HERE + text[end:], [text[begin:end]]
         pieces, lists, at = [], [], 0
         for _ in range(self._n_tensors):
             begin = text.find(b"[", text.find(_KEY, at))
@@ -107,4 +109,4 @@ class Skeletons(Generic[T]):
             lists.append(text[begin:end])
             at = end
         pieces.append(text[at:])
-        return b"".join(pieces), lists
+        return _HERE.join(pieces), lists

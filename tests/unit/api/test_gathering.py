@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from seaway.api.gathering import FULL, MAX_GATHERED, ROOM, Census, Gathering, Told, next_move
 
 SECOND = 1_000_000_000
-TOLD = st.builds(Told, st.integers(0, 400), st.floats(0, 1), st.booleans())
+TOLD = st.builds(Told, st.integers(0, 400), st.floats(0, 1), st.booleans(), st.integers(0, 500))
 
 
 @given(st.lists(TOLD, min_size=1, max_size=5), st.integers(0, 4))
@@ -25,7 +25,7 @@ def test_connections_only_go_to_another_gateway_that_is_there_and_has_room(told:
     target = told[move.target]
     assert move.target != own
     assert target.alive
-    assert 0 < move.count <= told[own].connections
+    assert 0 < move.count <= min(told[own].connections, target.room)
     if move.spreads:
         assert target.load < told[own].load
     else:
@@ -38,6 +38,13 @@ def test_nobody_gathers_in_a_gateway_that_would_have_too_much_to_do(told: list[T
     gathering = [own for own in range(len(told)) if (move := next_move(own, told)) and not move.spreads]
     if gathering:
         assert total <= ROOM * sum(one.alive for one in told[: min(gathering)])
+
+
+@given(st.lists(TOLD, min_size=2, max_size=5))
+def test_what_all_others_give_to_a_gateway_at_once_has_room_there(told: list[Told]) -> None:
+    moves = [move for own, one in enumerate(told) if one.alive and (move := next_move(own, told))]
+    for gateway, one in enumerate(told):
+        assert sum(move.count for move in moves if move.target == gateway) <= one.room
 
 
 @given(st.floats(0, 1), st.integers(1, 50), st.integers(2, 5))

@@ -160,3 +160,28 @@ def test_texts_whose_lists_may_be_mistaken_are_not_remembered(body: bytes, array
     known: Skeletons[int] = Skeletons(1)
     known.remember(body, [("x", array)], 0)
     assert known._known == {}
+
+
+@pytest.mark.parametrize(
+    "moved",
+    [
+        b'{"inputs":[{"name":"x","shape":[1,2],"datatype":"FP32","data":}[1,2]]}',
+        b'{"inputs":[{"name":"x","shape":[1,2],"datatype":"FP32","data"[1,2]:}]}',
+        b'{"inputs":[{"name":"x","shape":[1,2],"datatype":"FP32","data":}]}[1,2]',
+        b'{"inputs":[{"name":"x","shape":[1,2],"datatype":"FP32","data":\0}]}[1,2]',
+    ],
+)
+def test_a_list_in_another_place_is_another_request(moved: bytes) -> None:
+    experienced = reader()
+    experienced.read(b'{"inputs":[{"name":"x","shape":[1,2],"datatype":"FP32","data":[1,2]}]}', None)
+    with pytest.raises(SeawayError, match="not valid JSON"):
+        experienced.read(moved, None)
+
+
+def test_lists_of_several_tensors_in_other_places_are_another_request() -> None:
+    experienced = reader(TWO)
+    body = two([1, 2], [1, 1])
+    experienced.read(body, None)
+    moved = body.replace(b": [1, 2]}, {", b": }, [1, 2]{")
+    assert moved != body
+    assert told(experienced, moved) == told(reader(TWO), moved)
