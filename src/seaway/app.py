@@ -70,8 +70,9 @@ async def _gateway(settings: Settings, run: Path, index: int, listener: socket.s
     server = GatewayServer(_uvicorn_config(edge, settings, protocol), census)
     if settings.gather_connections and settings.gateways != 1:
         server.gathering = protocol.lane.gathering = Gathering(
-            census, run, index=index, connections=lambda: server.connections, arrived=server.arrived
-        )
+            census, run, index=index, connections=lambda: server.connections,
+            answered=lambda: server.server_state.total_requests, arrived=server.arrived,
+        )  # fmt: skip
     server.every_second = line.report
     process.settle()
     await server.serve(sockets=[listener])

@@ -16,7 +16,7 @@ import pytest
 from seaway.serving import ids
 from support.rawhttp import Answer, RawConnection
 from support.server import SeawayServer, wait_until
-from support.tiny import scale_model, write_package
+from support.tiny import scale_model, slow_model, write_package
 
 pytestmark = pytest.mark.timeout(120)
 MOVED_SECONDS = 20.0
@@ -25,10 +25,11 @@ MOVED_SECONDS = 20.0
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeawayServer]:
-    package = write_package(tmp_path_factory.mktemp("packages") / "hop", scale_model(3.0))
+    directory = tmp_path_factory.mktemp("packages")
     with SeawayServer(gateways=2) as one:
-        one.register("hop", package)
-        one.deploy("hop", placement="worker")
+        for model, graph in (("hop", scale_model(3.0)), ("slow", slow_model())):
+            one.register(model, write_package(directory / model, graph))
+            one.deploy(model, placement="worker")
         yield one
 
 
@@ -83,8 +84,10 @@ def test_clients_that_always_wait_for_an_answer_are_moved_between_two_and_lose_n
     seen: list[list[int]] = [[] for _ in clients]
 
     def work(client: RawConnection, gateways: list[int]) -> None:
-        for n in range(5000):
-            gateways.append(ask(client, n))
+        body = b'{"inputs": [1.0]}'
+        for _ in range(500):
+            client.send(b"POST /predict/slow HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+            gateways.append(gateway_of(client.read()))
             if gateways[-20:] == [0] * 20:
                 return
 

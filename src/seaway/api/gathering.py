@@ -32,6 +32,10 @@ ROOM = 0.6
 """Part of a core that gateways may use together and still have room in one of them."""
 FULL = 0.8
 """A gateway that uses so much of a core gives connections away."""
+FEW = 3000
+"""Requests a second, of all gateways together, up to which they gather: what comes more often finds its caches warm."""
+MANY = 6000
+"""Requests a second that are too many for one gateway if another has little to do."""
 _LESS = 0.3
 """To one that uses so much less."""
 _PATIENCE = 3
@@ -45,7 +49,7 @@ _FRESH_NS = 1_500_000_000
 """How long what a gateway has told is believed."""
 _FULL_SECONDS = 0.1
 _KEPT_DESCRIPTORS, _MANY_DESCRIPTORS = 16, 1 << 16
-_CONNECTIONS, _LOAD, _SEEN, _ROOM = range(4)
+_CONNECTIONS, _LOAD, _SEEN, _ROOM, _RATE = range(5)
 _WORDS = 8
 
 
@@ -58,6 +62,8 @@ class Told(msgspec.Struct, frozen=True):
     alive: bool = True
     room: int = _MANY_DESCRIPTORS
     """Connections that it has file descriptors for, beside those that it has."""
+    rate: float = 0.0
+    """Requests a second."""
 
 
 class Move(msgspec.Struct, frozen=True):
@@ -80,13 +86,14 @@ def next_move(own: int, told: Sequence[Told]) -> Move | None:
     before = [gateway for gateway in range(own) if told[gateway].alive]
     others = [gateway for gateway in range(len(told)) if gateway != own and told[gateway].alive]
     total = sum(one.load for one in told if one.alive)
-    if before and total <= ROOM * len(before):
+    rate = sum(one.rate for one in told if one.alive)
+    if before and total <= ROOM * len(before) and rate <= FEW * len(before):
         target = min(before, key=lambda gateway: told[gateway].load)
         room = min(told[target].room, MAX_GATHERED - told[target].connections)
         # All others may be about to do the same.
         count = min(mine.connections, room // len(others))
         return Move(target, count) if count > 0 else None
-    if others and mine.connections > 1 and mine.load > FULL:
+    if others and mine.connections > 1 and (mine.load > FULL or mine.rate > MANY):
         target = min(others, key=lambda gateway: told[gateway].load)
         count = min(mine.connections // 2, told[target].room // len(others))
         if count > 0 and told[target].load < mine.load - _LESS:
@@ -125,9 +132,10 @@ class Census:
         """This gateway has so many connections."""
         self._words[self._at + _CONNECTIONS] = connections
 
-    def tell(self, load: float, room: int, now_ns: int) -> None:
-        """It uses this part of a core, and takes so many connections more."""
+    def tell(self, load: float, rate: float, room: int, now_ns: int) -> None:
+        """It uses this part of a core for so many requests a second, and takes so many connections more."""
         self._words[self._at + _LOAD] = int(load * 1000)
+        self._words[self._at + _RATE] = int(rate)
         self._words[self._at + _ROOM] = room
         self._words[self._at + _SEEN] = now_ns
 
@@ -145,7 +153,7 @@ class Census:
         return [
             Told(
                 words[at + _CONNECTIONS], words[at + _LOAD] / 1000, now_ns < words[at + _SEEN] + _FRESH_NS,
-                words[at + _ROOM],
+                words[at + _ROOM], words[at + _RATE],
             )
             for at in range(0, len(words), _WORDS)
         ]  # fmt: skip
@@ -172,13 +180,18 @@ class Gathering:
         *,
         index: int,
         connections: Callable[[], Sequence[Movable]],
+        answered: Callable[[], int],
         arrived: Callable[[socket.socket], None],
     ) -> None:
-        """`arrived` takes a connection that another gateway has handed over. Raises OSError."""
+        """`answered` tells how many requests were answered so far; `arrived` takes a connection that was handed over.
+
+        Raises OSError.
+        """
         self._census = census
         self._directory = directory
         self._index = index
         self._connections = connections
+        self._answered = answered
         self._arrived = arrived
         self.move: Move | None = None
         """What is to be done now. Whoever ends a request then calls `offer`."""
@@ -187,7 +200,7 @@ class Gathering:
         self._wanted: Move | None = None
         self._rest = 0
         self._promised = self._accepts = 0
-        self._measured = (time.monotonic_ns(), time.thread_time_ns())
+        self._measured = (time.monotonic_ns(), time.thread_time_ns(), answered())
         path = self._path(index)
         path.unlink(missing_ok=True)
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -229,20 +242,21 @@ class Gathering:
     # ------------------------------------------------------------------ deciding
 
     def _tick(self) -> None:
-        now, cpu = time.monotonic_ns(), time.thread_time_ns()
-        began, cpu_began = self._measured
-        self._measured = now, cpu
-        load = (cpu - cpu_began) / max(1, now - began)
+        now, cpu, answered = time.monotonic_ns(), time.thread_time_ns(), self._answered()
+        began, cpu_began, answered_before = self._measured
+        self._measured = now, cpu, answered
+        took = max(1, now - began)
+        load = (cpu - cpu_began) / took
         self._timer = self._loop.call_later(TICK_SECONDS if load > _IDLE else IDLE_TICK_SECONDS, self._tick)
-        self.look(load, now)
+        self.look(load, (answered - answered_before) * 1e9 / took, now)
 
-    def look(self, load: float, now_ns: int) -> None:
-        """Tell the others that this gateway uses `load` of a core, and do what is to be done now."""
+    def look(self, load: float, rate: float, now_ns: int) -> None:
+        """Tell the others that this gateway uses `load` of a core for `rate` requests a second, and act."""
         connections = self._connections()
         self._census.set(len(connections))
         # The other half is for connections that it accepts itself.
         self._promised = free_descriptors() // 2
-        self._census.tell(load, self._promised, now_ns)
+        self._census.tell(load, rate, self._promised, now_ns)
         self.move = None
         self._rest = max(0, self._rest - 1)
         self._decide(next_move(self._index, self._census.told(now_ns)))

@@ -10,10 +10,10 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from seaway.api.gathering import FULL, MAX_GATHERED, ROOM, Census, Gathering, Told, next_move
+from seaway.api.gathering import FEW, FULL, MANY, MAX_GATHERED, ROOM, Census, Gathering, Told, next_move
 
 SECOND = 1_000_000_000
-TOLD = st.builds(Told, st.integers(0, 400), st.floats(0, 1), st.booleans(), st.integers(0, 500))
+TOLD = st.builds(Told, st.integers(0, 400), st.floats(0, 1), st.booleans(), st.integers(0, 500), st.floats(0, 9000))
 
 
 @given(st.lists(TOLD, min_size=1, max_size=5), st.integers(0, 4))
@@ -88,10 +88,12 @@ class House:
         self.lines: list[list[Line]] = [[], []]
         self.clients: list[socket.socket] = []
         self.now = 10 * SECOND
+        self.rate = 500.0
         self.gatherings = [
             Gathering(
                 Census(directory / "page", index=index, gateways=2), directory, index=index,
                 connections=lambda index=index: list(self.lines[index]),  # type: ignore[misc]
+                answered=lambda: 0,
                 arrived=lambda sock, index=index: Line(self.lines[index], sock) and None,  # type: ignore[misc]
             )
             for index in range(2)
@@ -109,9 +111,9 @@ class House:
         for _ in range(times):
             self.now += SECOND // 10
             for gathering, load in zip(self.gatherings, loads, strict=True):
-                gathering.look(load, self.now)
-            await asyncio.sleep(0)
-            await asyncio.sleep(0)
+                gathering.look(load, self.rate, self.now)
+            for _ in range(2 * len(self.clients)):  # each turn of the loop takes one from the socket
+                await asyncio.sleep(0)
 
     @property
     def counts(self) -> tuple[int, int]:
@@ -144,6 +146,22 @@ async def test_connections_gather_where_little_is_to_be_done_and_spread_when_the
     house.close()
 
 
+async def test_connections_on_which_much_is_asked_stay_apart_however_little_it_costs(tmp_path: Path) -> None:
+    house = House(tmp_path)
+    house.connect(0, 4)
+    house.connect(1, 4)
+    house.rate = FEW
+    await house.look((0.2, 0.2), 9)
+    assert house.counts == (4, 4)
+    house.rate = 0.4 * FEW
+    await house.look((0.2, 0.2), 5)
+    assert house.counts == (8, 0)
+    house.rate = MANY + 1
+    await house.look((0.5, 0.0), 5)
+    assert house.counts == (4, 4)
+    house.close()
+
+
 async def test_a_connection_is_handed_over_between_two_requests(tmp_path: Path) -> None:
     house = House(tmp_path)
     house.connect(1, 2)
@@ -168,13 +186,13 @@ async def test_who_leaves_gets_no_more_connections_and_those_on_their_way_arrive
     first, second = house.gatherings
     for _ in range(3):
         house.now += SECOND // 10
-        first.look(0.1, house.now)
-        second.look(0.1, house.now)
+        first.look(0.1, 0.0, house.now)
+        second.look(0.1, 0.0, house.now)
     assert house.counts == (0, 0)  # on their way
     house.connect(1, 1)
     first.leave()
     await house.look((0.1, 0.1), 0)
-    second.look(0.1, house.now)
+    second.look(0.1, 0.0, house.now)
     assert house.counts[1] == 1
     first.close()
     assert house.counts == (4, 1)
@@ -185,9 +203,9 @@ async def test_who_leaves_gets_no_more_connections_and_those_on_their_way_arrive
 async def test_a_gateway_that_says_nothing_any_more_gets_no_connections(tmp_path: Path) -> None:
     house = House(tmp_path)
     house.connect(1, 4)
-    house.gatherings[0].look(0.1, house.now)
+    house.gatherings[0].look(0.1, 0.0, house.now)
     house.now += 3 * SECOND
     for _ in range(9):
-        house.gatherings[1].look(0.1, house.now)
+        house.gatherings[1].look(0.1, 0.0, house.now)
     assert house.counts == (0, 4)
     house.close()
