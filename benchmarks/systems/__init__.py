@@ -28,7 +28,14 @@ DEFAULT: tuple[System, ...] = (
 )
 """What `make bench` measures, in this order in each round."""
 
-MORE: tuple[System, ...] = (litserve.SYSTEM, bentoml.SYSTEM, mlserver.SYSTEM, kserve.SYSTEM, ray_serve.SYSTEM)
+MORE: tuple[System, ...] = (
+    seaway.APART,
+    litserve.SYSTEM,
+    bentoml.SYSTEM,
+    mlserver.SYSTEM,
+    kserve.SYSTEM,
+    ray_serve.SYSTEM,
+)
 """What `make bench-all` adds."""
 
 LIMIT = "onnxruntime"

@@ -122,3 +122,9 @@ DEBUG = System(
 SILENT = replace(
     DEBUG, name="seaway-no-metrics", title="Seaway, no metrics", environment=environment("info", SEAWAY_METRICS="false")
 )
+
+APART = replace(
+    AUTO, name="seaway-apart", title="Seaway, connections stay", models=("minilm", "minilm_int8"), binary=(), text=(),
+    groups=("minilm", "int8"), environment=environment("info", SEAWAY_GATHER_CONNECTIONS="false"),
+)  # fmt: skip
+"""Without ADR 13, for `--systems seaway,seaway-apart --only minilm,int8`."""

@@ -53,6 +53,24 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeawayServer]:
         yield one
 
 
+@pytest.mark.parametrize("lane", ["cpu", "batch"])
+def test_an_answer_says_that_the_model_saw_only_the_beginning(server: SeawayServer, tmp_path: Path, lane: str) -> None:
+    package = texts_package(tmp_path)
+    (package / "seaway.yaml").write_text("input: {type: text, max_tokens: 3}\noutput: {pooling: mean}")
+    name = f"short_{lane}"
+    server.register(name, package)
+    server.deploy(name, lane=lane)
+    texts = ["w1 w2 w3", "w1 w2 w3 w4", "w2", " ".join(["w3"] * 9000)]
+    # The lane before the framework, and the framework's own route.
+    for path, body in ((f"/predict/{name}", {}), ("/predict", {"model": name})):
+        answer = server.http.post(path, json={"inputs": texts, **body}).raise_for_status()
+        assert answer.headers["seaway-truncated"] == "2"
+        first, second, *_ = answer.json()["outputs"]
+        assert first == second
+        whole = server.http.post(path, json={"inputs": texts[:1], **body}).raise_for_status()
+        assert "seaway-truncated" not in whole.headers
+
+
 def text(chance: random.Random, longest: int = 60) -> str:
     return " ".join(f"w{chance.randrange(VOCABULARY)}" for _ in range(chance.randint(1, longest)))
 

@@ -262,6 +262,13 @@ def test_a_prediction_comes_with_its_durations(server: ScriptedServer, client: C
     assert prediction.milliseconds["total"] > 0
 
 
+def test_a_prediction_says_how_many_texts_were_cut(server: ScriptedServer, client: Client) -> None:
+    server.answers("POST /predict/m", {"outputs": [1, 2]}, headers={"Seaway-Truncated": "2"})
+    server.answers("POST /predict/m", {"outputs": 1})
+    assert client.predict("m", ["long", "longer"]).truncated == 2
+    assert client.predict("m", "short").truncated == 0
+
+
 def test_a_picture_goes_as_it_is(server: ScriptedServer, client: Client) -> None:
     server.answers("POST /predict/m", {"outputs": 1})
 

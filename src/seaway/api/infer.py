@@ -131,6 +131,8 @@ def _response(prediction: Prediction, traceparent: str) -> Response:
         headers["inference-header-content-length"] = str(answer.header_length)
     if answer.content_encoding:
         headers["content-encoding"] = answer.content_encoding
+    if answer.cut:
+        headers["seaway-truncated"] = str(answer.cut)
     return Response(bytes(prediction.result.body), headers=headers)
 
 

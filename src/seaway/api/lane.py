@@ -8,7 +8,6 @@ stricter than HTTP, and must never be more permissive.
 
 from __future__ import annotations
 
-import asyncio
 import mmap
 import time
 from random import getrandbits
@@ -16,6 +15,7 @@ from typing import Any
 
 import structlog
 
+from seaway.api.bulk import Bulk
 from seaway.api.errors import error_parts
 from seaway.api.gathering import Gathering
 from seaway.api.guarded import GuardedProtocol, response_head
@@ -70,7 +70,7 @@ class LaneProtocol(GuardedProtocol):
         self._later_bytes = 0
         self._more = False
         """For a client that sends nothing more: whether something follows, in what is read, the request just taken."""
-        self._bulk: _Bulk | None = None
+        self._bulk: Bulk | None = None
         self._sending: Slot | None = None
         self._leaving = False
 
@@ -169,11 +169,11 @@ class LaneProtocol(GuardedProtocol):
             self._take(head, body, slot)
             return
         self._head = head
-        self._bulk = _Bulk(self, head, body, len(first), slot)
+        self._bulk = Bulk(self, head, body, len(first), slot)
         self.transport.set_protocol(self._bulk)
 
-    def end_large(self, bulk: _Bulk) -> None:
-        """The body is complete. Called by `_Bulk`."""
+    def end_large(self, bulk: Bulk) -> None:
+        """The body is complete. Called by `Bulk`."""
         self.transport.set_protocol(self)
         self._head = self._bulk = None
         self._take(bulk.head, bulk.body, bulk.slot)
@@ -217,7 +217,7 @@ class LaneProtocol(GuardedProtocol):
             self._refuse(found)
             return True
         reply, prediction_id, run_ns = found
-        if self._leaving or reply.header_length is not None or reply.content_encoding or self.lane.debug:
+        if self._leaving or reply.header_length is not None or reply.content_encoding or reply.cut or self.lane.debug:
             content = b"".join(reply.chunks)
             self._write(reply, content, (0, run_ns, 0, 0), version.served.version, prediction_id)
             return True
@@ -267,6 +267,8 @@ class LaneProtocol(GuardedProtocol):
             more = f"inference-header-content-length: {answer.header_length}\r\n"
         if answer.content_encoding:
             more += f"content-encoding: {answer.content_encoding}\r\n"
+        if answer.cut:
+            more += f"seaway-truncated: {answer.cut}\r\n"
         if self._leaving:
             more += "connection: close\r\n"
         if self.lane.debug:
@@ -378,38 +380,6 @@ class LaneProtocol(GuardedProtocol):
                 self.transport.set_protocol(self)
             text = f"Nothing of the body came for {self._body_seconds:g} s (body_seconds)."
             self._refuse(DeadlineExceeded(text), close=True)
-
-
-class _Bulk(asyncio.BufferedProtocol):
-    """Has the connection while a large body comes in, so that the kernel writes it to its place."""
-
-    def __init__(self, lane: LaneProtocol, head: Head, body: memoryview, filled: int, slot: Slot | None) -> None:
-        self.head = head
-        self.body = body
-        self.slot = slot
-        self._lane = lane
-        self._filled = filled
-
-    def get_buffer(self, sizehint: int) -> memoryview:
-        return self.body[self._filled :]
-
-    def buffer_updated(self, nbytes: int) -> None:
-        self._filled += nbytes
-        self._lane.active = True
-        if self._filled == len(self.body):
-            self._lane.end_large(self)
-
-    def eof_received(self) -> bool:
-        return self._lane.eof_received()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._lane.connection_lost(exc)
-
-    def pause_writing(self) -> None:
-        self._lane.pause_writing()
-
-    def resume_writing(self) -> None:
-        self._lane.resume_writing()
 
 
 def protocol_for(plane: DataPlane, settings: Settings) -> type[LaneProtocol]:

@@ -80,6 +80,8 @@ def _print(prediction: Prediction) -> None:
     answer = prediction.answer
     times = ", ".join(f"{name} {duration:.3g} ms" for name, duration in prediction.milliseconds.items())
     table.note(f"{answer['model']} version {answer['version']}, prediction {answer['prediction_id']}, {times}")
+    if prediction.truncated:
+        table.note(f"Too long for the model, which saw only the beginning: {prediction.truncated} (input.max_tokens)")
 
 
 def _is_labelled(output: Any) -> bool:

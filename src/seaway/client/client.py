@@ -30,6 +30,8 @@ class Prediction:
 
     answer: Json
     milliseconds: Mapping[str, float]
+    truncated: int = 0
+    """Texts of which the model saw only the beginning, since they were longer than it takes."""
 
     @property
     def outputs(self) -> Any:
@@ -237,7 +239,8 @@ class Client:
         )
         milliseconds = answers.server_timing(response.headers.get("server-timing", ""))
         milliseconds["total"] = (time.monotonic() - began) * 1e3
-        return Prediction(answers.read_object(response), milliseconds)
+        truncated = response.headers.get("seaway-truncated", "")
+        return Prediction(answers.read_object(response), milliseconds, int(truncated) if truncated.isdigit() else 0)
 
     def get_metadata(self, model: str, version: int | str | None = None) -> Json:
         """The tensors that a served model takes and gives, by the Open Inference Protocol."""

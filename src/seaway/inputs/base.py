@@ -33,6 +33,8 @@ class Samples(msgspec.Struct, frozen=True, gc=False):
     tokens: int = 0
     masks: tuple[Array, ...] = ()
     """For text: which positions of each feed are tokens and not padding."""
+    cut: int = 0
+    """Texts that were longer than the model is given."""
 
     def apart(self) -> Samples:
         """The same samples, each in a run of its own and without padding."""

@@ -95,7 +95,9 @@ class TextInput:
         feeds = {spec.name: made[spec.name].astype(DTYPES[spec.datatype], copy=False) for spec in wanted}
         stacked = stack(self._signature, feeds, rows=len(samples), bare=bare)
         masks = (mask,) if len(stacked.feeds) == 1 else tuple(mask[row : row + 1] for row in range(len(samples)))
-        return msgspec.structs.replace(stacked, tokens=sum(lengths), masks=masks)
+        return msgspec.structs.replace(
+            stacked, tokens=sum(lengths), masks=masks, cut=sum(1 for e in encodings if e.overflowing)
+        )
 
     def _encode(self, text: str, where: str) -> Encoding:
         """The tokens of a text, at most as many as are allowed. Raises PayloadTooLarge for one that may not be cut.

@@ -225,7 +225,7 @@ class LocalFlight:
         reply, input_ns, infer_ns, output_ns = found
         answer = messages.Answer(
             None, 0.0, reply.header_length, reply.content_type, reply.content_encoding,
-            now - self._started, input_ns, infer_ns, output_ns, reply.rows,
+            now - self._started, input_ns, infer_ns, output_ns, reply.rows, cut=reply.cut,
         )  # fmt: skip
         body = reply.chunks[0] if len(reply.chunks) == 1 else b"".join(reply.chunks)
         done, self._done = self._done, None

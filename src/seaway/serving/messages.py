@@ -69,6 +69,8 @@ class Answer(msgspec.Struct, array_like=True, frozen=True):
     """How long the answer is that lies where the lent body was; 0: it follows this."""
     executions: tuple[tuple[int, int], ...] = ()
     """Of the batches it rode in, those that no other answer tells of: size and time."""
+    cut: int = 0
+    """Texts of the request of which the model saw only the beginning."""
 
 
 class Status(msgspec.Struct, array_like=True, frozen=True):

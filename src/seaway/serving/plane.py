@@ -272,8 +272,9 @@ class DataPlane:
             raise found
         reply, prediction_id, run_ns = found
         answer = messages.Answer(
-            None, 0.0, reply.header_length, reply.content_type, reply.content_encoding, 0, 0, run_ns, 0, reply.rows
-        )
+            None, 0.0, reply.header_length, reply.content_type, reply.content_encoding, 0, 0, run_ns, 0, reply.rows,
+            cut=reply.cut,
+        )  # fmt: skip
         return Prediction(Result(answer, b"".join(reply.chunks)), version.served, prediction_id, run_ns)
 
     async def _wait(

@@ -98,6 +98,8 @@ class Reply(msgspec.Struct, frozen=True, gc=False):
     content_type: str
     content_encoding: str
     rows: int
+    cut: int = 0
+    """Texts of the request of which the model saw only the beginning."""
 
 
 class Predictor:
@@ -232,7 +234,7 @@ class Predictor:
         request, samples = prepared.request, prepared.samples
         if request is None:
             body = self._predict_answers.encode(prediction_id, self._outputs.values(samples, outputs))
-            return Reply([body], len(body), None, "application/json", "", samples.rows)
+            return Reply([body], len(body), None, "application/json", "", samples.rows, samples.cut)
         encoded = self._infer_answers.encode(request, prepared.names, outputs[0])
         if encoded is None:
             tensors = infer.output_tensors(prepared.names, outputs[0], self.signature)

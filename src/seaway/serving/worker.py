@@ -391,7 +391,7 @@ class Worker:
         answer = messages.Answer(
             None, 0.0, reply.header_length, reply.content_type, reply.content_encoding,
             timing.queue_ns, timing.input_ns, timing.infer_ns, timing.output_ns, reply.rows,
-            timing.batch_ns, timing.batch_rows, lent, timing.executions,
+            timing.batch_ns, timing.batch_rows, lent, timing.executions, reply.cut,
         )  # fmt: skip
         header = messages.pack(
             messages.ANSWER, answer, request_id=request.request_id, size=reply.n_bytes if lent == 0 else 0

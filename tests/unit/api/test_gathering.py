@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from seaway.api.gathering import FEW, FULL, MANY, MAX_GATHERED, ROOM, Census, Gathering, Told, next_move
 
 SECOND = 1_000_000_000
+IDLE = (0.1, 500.0)
 TOLD = st.builds(Told, st.integers(0, 400), st.floats(0, 1), st.booleans(), st.integers(0, 500), st.floats(0, 9000))
 
 
@@ -88,7 +90,6 @@ class House:
         self.lines: list[list[Line]] = [[], []]
         self.clients: list[socket.socket] = []
         self.now = 10 * SECOND
-        self.rate = 500.0
         self.gatherings = [
             Gathering(
                 Census(directory / "page", index=index, gateways=2), directory, index=index,
@@ -107,11 +108,12 @@ class House:
             self.clients.append(client)
             Line(self.lines[gateway], end)
 
-    async def look(self, loads: tuple[float, float], times: int) -> None:
+    async def look(self, does: Sequence[tuple[float, float]], times: int) -> None:
+        """Have each gateway look around so often while it uses this part of a core and answers so many a second."""
         for _ in range(times):
             self.now += SECOND // 10
-            for gathering, load in zip(self.gatherings, loads, strict=True):
-                gathering.look(load, self.rate, self.now)
+            for gathering, (load, rate) in zip(self.gatherings, does, strict=True):
+                gathering.look(load, rate, self.now)
             for _ in range(2 * len(self.clients)):  # each turn of the loop takes one from the socket
                 await asyncio.sleep(0)
 
@@ -131,33 +133,28 @@ class House:
             sock.close()
 
 
-async def test_connections_gather_where_little_is_to_be_done_and_spread_when_there_is_more(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("little", "some", "much"),
+    [
+        pytest.param((0.2, 100.0), (0.5, 100.0), (FULL + 0.1, 100.0), id="work"),
+        pytest.param((0.2, 0.4 * FEW), (0.2, FEW), (0.5, MANY + 1), id="requests that cost little"),
+    ],
+)
+async def test_connections_gather_where_little_is_to_be_done_and_spread_when_there_is_more(
+    tmp_path: Path, little: tuple[float, float], some: tuple[float, float], much: tuple[float, float]
+) -> None:
     house = House(tmp_path)
     house.connect(0, 3)
     house.connect(1, 5)
-    await house.look((0.2, 0.2), 2)
+    await house.look([some, some], 9)
+    assert house.counts == (3, 5)
+    await house.look([little, little], 2)
     assert house.counts == (3, 5)  # a moment proves nothing
-    await house.look((0.2, 0.2), 3)
+    await house.look([little, little], 3)
     assert house.counts == (8, 0)
-    await house.look((FULL + 0.1, 0.0), 5)
+    await house.look([much, (0.0, 0.0)], 5)
     assert house.counts == (4, 4)
-    await house.look((0.9, 0.9), 20)
-    assert house.counts == (4, 4)
-    house.close()
-
-
-async def test_connections_on_which_much_is_asked_stay_apart_however_little_it_costs(tmp_path: Path) -> None:
-    house = House(tmp_path)
-    house.connect(0, 4)
-    house.connect(1, 4)
-    house.rate = FEW
-    await house.look((0.2, 0.2), 9)
-    assert house.counts == (4, 4)
-    house.rate = 0.4 * FEW
-    await house.look((0.2, 0.2), 5)
-    assert house.counts == (8, 0)
-    house.rate = MANY + 1
-    await house.look((0.5, 0.0), 5)
+    await house.look([much, much], 20)
     assert house.counts == (4, 4)
     house.close()
 
@@ -167,7 +164,7 @@ async def test_a_connection_is_handed_over_between_two_requests(tmp_path: Path) 
     house.connect(1, 2)
     quiet, busy = house.lines[1]
     busy.busy = True
-    await house.look((0.1, 0.1), 5)
+    await house.look([IDLE, IDLE], 5)
     assert house.lines[1] == [busy]
     assert quiet.sock.fileno() == -1
 
@@ -175,7 +172,7 @@ async def test_a_connection_is_handed_over_between_two_requests(tmp_path: Path) 
     house.gatherings[1].offer(busy)
     await asyncio.sleep(0)
     await asyncio.sleep(0)
-    await house.look((0.1, 0.1), 1)
+    await house.look([IDLE, IDLE], 1)
     assert house.counts == (2, 0)
     house.close()
 
@@ -191,7 +188,7 @@ async def test_who_leaves_gets_no_more_connections_and_those_on_their_way_arrive
     assert house.counts == (0, 0)  # on their way
     house.connect(1, 1)
     first.leave()
-    await house.look((0.1, 0.1), 0)
+    await house.look([IDLE, IDLE], 0)
     second.look(0.1, 0.0, house.now)
     assert house.counts[1] == 1
     first.close()

@@ -37,6 +37,14 @@ def test_outputs_go_to_stdout_and_durations_to_stderr(server: ScriptedServer, se
     assert server.asked[0].json == {"inputs": [[1, 2], [3, 4]]}
 
 
+def test_a_text_that_the_model_saw_only_the_beginning_of_is_no_secret(server: ScriptedServer, seaway: Seaway) -> None:
+    server.answers("POST /predict/churn", answer(0.5), headers={"Seaway-Truncated": "1"})
+
+    done = seaway("predict", "churn", "--text", "a book")
+
+    assert "saw only the beginning: 1" in done.stderr
+
+
 def test_the_input_may_be_in_a_file_or_on_stdin(server: ScriptedServer, seaway: Seaway, sample: Path) -> None:
     server.answers("POST /predict/churn", answer(1.0))
 

@@ -82,6 +82,12 @@ def test_a_long_text_is_cut(package: Path) -> None:
     assert text(package, max_tokens=3).prepare("the cat sat").feeds[0]["input_ids"].tolist() == [[1, 4, 2]]
 
 
+def test_texts_that_were_cut_are_counted(package: Path) -> None:
+    short = text(package, max_tokens=4)
+    assert short.prepare(["cat", "the cat", "the cat sat", "cat " * 20_000]).cut == 2
+    assert short.prepare("the cat").cut == 0
+
+
 def test_a_long_text_is_refused_where_it_must_not_be_cut(package: Path) -> None:
     with pytest.raises(PayloadTooLarge, match=r"inputs\[1\] has 5 tokens; 3 are allowed"):
         text(package, max_tokens=3, truncate=False).prepare(["cat", "the cat sat"])
