@@ -239,6 +239,8 @@ class ServingSettings:
     max_batch_rows: int | None = None
     max_batch_tokens: int | None = None
     """Rows times the longest length, padding counted."""
+    preferred_batch_rows: tuple[int, ...] | None = None
+    """Sizes that the device likes: a batch leaves with one of them rather than with more."""
     max_queue_delay_seconds: float | None = None
     """How long a free device waits for company."""
     latency_target_seconds: float | None = None

@@ -110,8 +110,10 @@ def test_status_says_what_a_batch_may_have(server: SeawayServer) -> None:
         ({"lane": "cpu", "dtype": "bf16"}, "dtype"),
         ({"lane": "batch", "engines": 2, "processes": 2}, "engines and processes"),
         ({"lane": "batch", "placement": "inline"}, "inline"),
+        ({"lane": "batch", "max_batch_rows": 4, "preferred_batch_rows": [2, 8]}, "preferred_batch_rows has 8"),
+        ({"lane": "batch", "preferred_batch_rows": []}, "preferred_batch_rows"),
     ],
-    ids=["rows", "rows, no lane", "dtype", "engines", "inline"],
+    ids=["rows", "rows, no lane", "dtype", "engines", "inline", "preferred", "preferred, none"],
 )
 def test_settings_that_would_do_nothing_are_refused(
     server: SeawayServer, settings: dict[str, Any], problem: str
@@ -119,6 +121,62 @@ def test_settings_that_would_do_nothing_are_refused(
     answer = server.http.put("/api/deployments/texts", json=settings)
     assert answer.status_code == 400
     assert problem in answer.json()["error"]
+
+
+@pytest.mark.parametrize("settings", [{"engines": 2}, {"placement": "inline"}], ids=str)
+def test_the_lane_of_the_package_counts_as_well(server: SeawayServer, tmp_path: Path, settings: dict[str, Any]) -> None:
+    server.register("batched", write_package(tmp_path, scale_model(2.0), "serving: {lane: batch}"))
+    answer = server.http.put("/api/deployments/batched", json=settings)
+    assert answer.status_code == 400
+    assert "lane batch" in answer.json()["error"]
+
+
+def test_batches_leave_with_the_sizes_that_a_deployment_prefers(server: SeawayServer, tmp_path: Path) -> None:
+    server.register("sized", write_package(tmp_path, scale_model(3.0)))
+    server.deploy("sized", lane="batch", max_batch_rows=16, preferred_batch_rows=[4, 8], max_queue_delay_seconds=20.0)
+    answer = server.http.post("/predict/sized", json={"inputs": [[1, 2, 3]] * 8}).raise_for_status()
+    assert batch_rows(answer) == 8
+    config = server.http.get("/v2/models/sized/config").json()
+    assert config["dynamic_batching"]["preferred_batch_size"] == [4, 8]
+    (worker,) = server.http.get("/api/deployments/sized").json()["live"]["workers"]
+    assert worker["batches"]["preferred_rows"] == [4, 8]
+
+
+def test_tokens_of_samples_of_one_size_are_their_numbers(server: SeawayServer, tmp_path: Path) -> None:
+    server.register("fixed", write_package(tmp_path, scale_model(4.0)))
+    server.deploy("fixed", lane="batch", max_batch_tokens=12)
+    answer = server.http.post("/predict/fixed", json={"inputs": [[1, 2, 3]] * 20}).raise_for_status()
+    assert batch_rows(answer) == 4
+
+
+def test_a_model_of_strings_is_told_its_lane(server: SeawayServer, tmp_path: Path) -> None:
+    server.register("strings", write_package(tmp_path, graphs.identity(graphs.STRING, ("n", 1))))
+    server.http.put("/api/deployments/strings", json={"lane": "batch"}, params={"wait": 60})
+    revision = server.http.get("/api/deployments/strings").json()
+    assert revision["state"] == "failed"
+    assert "takes strings" in revision["state_reason"]
+    assert "lane cpu" in revision["state_reason"]
+
+
+@pytest.mark.parametrize("how", ["undeploy", "redeploy"])
+def test_who_waits_for_company_is_answered_when_the_version_goes(
+    server: SeawayServer, tmp_path: Path, how: str
+) -> None:
+    server.register(f"going_{how}", write_package(tmp_path, scale_model(2.0)))
+    server.deploy(f"going_{how}", lane="batch", max_queue_delay_seconds=50.0)
+    with ThreadPoolExecutor(3) as pool:
+        asked = [
+            pool.submit(server.http.post, f"/predict/going_{how}", json={"inputs": [1, 2, 3]}, timeout=60)
+            for _ in range(3)
+        ]
+        wait_until(lambda: metric(server, "seaway_queue_depth", f"going_{how}") == 3, seconds=30)
+        if how == "undeploy":
+            server.http.delete(f"/api/deployments/going_{how}").raise_for_status()
+        else:
+            server.deploy(f"going_{how}", lane="cpu")
+        answers = [one.result() for one in asked]
+    assert [one.status_code for one in answers] == [200] * 3
+    assert [batch_rows(one) for one in answers] == [3] * 3
 
 
 def test_the_model_configuration_says_that_it_batches_and_how_long_it_waits(server: SeawayServer) -> None:

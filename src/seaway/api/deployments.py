@@ -52,6 +52,9 @@ class DeployBody(Body):
     max_batch_tokens: int | None = Field(
         None, ge=1, le=100_000_000, description="Samples of a batch times its longest length, padding counted."
     )
+    preferred_batch_rows: list[Annotated[int, Field(ge=1, le=65_536)]] | None = Field(
+        None, min_length=1, max_length=16, description="Sizes that a batch leaves with rather than with more samples."
+    )
     max_queue_delay_seconds: float | None = Field(
         None, ge=0, le=60, description="How long a free device waits for company; default 0."
     )
@@ -61,6 +64,11 @@ class DeployBody(Body):
     length_bucketing: bool | None = Field(None, description="Whether texts of like length ride together; default true.")
     reason: Text = ""
 
+    def settings(self) -> ServingSettings:
+        asked = self.model_dump(exclude={"version", "reason", "preferred_batch_rows"})
+        sizes = self.preferred_batch_rows
+        return ServingSettings(**asked, preferred_batch_rows=None if sizes is None else tuple(sizes))
+
 
 class RollbackBody(Body):
     """Why."""
@@ -69,8 +77,8 @@ class RollbackBody(Body):
 
 
 _OF_BATCHES = (
-    "device", "dtype", "max_batch_rows", "max_batch_tokens", "max_queue_delay_seconds", "latency_target_seconds",
-    "length_bucketing",
+    "device", "dtype", "max_batch_rows", "max_batch_tokens", "preferred_batch_rows", "max_queue_delay_seconds",
+    "latency_target_seconds", "length_bucketing",
 )  # fmt: skip
 
 
@@ -81,10 +89,13 @@ def _check(settings: ServingSettings, lane: str) -> None:
         named = ", ".join(batches)
         here = "The lane cpu" if settings.lane == "cpu" else "It would be served by the lane cpu here, which"
         raise InvalidRequest(f"{here} runs a sample at a time; leave out {named}, or take the lane batch.")
+    preferred, most = settings.preferred_batch_rows or (), settings.max_batch_rows
+    if most is not None and any(size > most for size in preferred):
+        raise InvalidRequest(f"preferred_batch_rows has {max(preferred)}, and max_batch_rows is {most}.")
     engines = [name for name in ("engines", "processes") if getattr(settings, name) is not None]
-    if settings.lane == "batch" and engines:
+    if lane == "batch" and engines:
         raise InvalidRequest(f"The lane batch has one engine in one process; leave out {' and '.join(engines)}.")
-    if settings.lane == "batch" and settings.placement == "inline":
+    if lane == "batch" and settings.placement == "inline":
         raise InvalidRequest("The lane batch runs in a worker; leave out the placement inline, or take lane cpu.")
 
 
@@ -110,7 +121,7 @@ def deployment_routes(registry: Registry, operations: Operations) -> APIRouter:
 
         What is deployed already in the same way is not deployed twice.
         """
-        settings = ServingSettings(**body.model_dump(exclude={"version", "reason"}))
+        settings = body.settings()
 
         def change() -> DeploymentRevision:
             version = registry.get_model_version(model, body.version)

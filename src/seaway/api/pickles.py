@@ -52,15 +52,16 @@ def refuse_pickles(directory: Path) -> None:
                 continue
             file.seek(0)
             found = path.name.lower().endswith(_SUFFIXES) or is_pickle(start) or _calls(file, opcodes_left)
+        instead = _instead(path, directory) if found or zipfile.is_zipfile(path) else ""
         if found:
-            raise InvalidPackage(f"{name!r} is a pickle, which runs code when it is loaded; {_instead(directory)}.")
-        if zipfile.is_zipfile(path):
-            _look_into(path, name, _instead(directory))
+            raise InvalidPackage(f"{name!r} is a pickle, which runs code when it is loaded; {instead}.")
+        if instead:
+            _look_into(path, name, instead)
 
 
-def _instead(directory: Path) -> str:
-    """What to do about a pickle."""
-    if any(directory.rglob("*.safetensors")):
+def _instead(path: Path, directory: Path) -> str:
+    """What to do about the pickle at `path`."""
+    if any(other != path for other in directory.rglob("*.safetensors")):
         return "the package has its weights as safetensors, too, so leave this file out"
     return "save the weights as safetensors, or export the model with torch.export or to ONNX"
 

@@ -50,7 +50,8 @@ def configuration(served: ServedVersion) -> dict[str, Any]:
     more: dict[str, Any] = {}
     if batching is not None:
         delay = round((batching.max_queue_delay_seconds or 0.0) * 1e6)
-        more = {"dynamic_batching": {"preferred_batch_size": [], "max_queue_delay_microseconds": delay}}
+        preferred = list(batching.preferred_batch_rows or ())
+        more = {"dynamic_batching": {"preferred_batch_size": preferred, "max_queue_delay_microseconds": delay}}
     return {
         "name": served.model,
         "platform": served.platform,

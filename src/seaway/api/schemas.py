@@ -264,6 +264,7 @@ class Settings(Answer):
     dtype: str | None = Field(description="Of the batch lane.")
     max_batch_rows: int | None
     max_batch_tokens: int | None
+    preferred_batch_rows: list[int] | None
     max_queue_delay_seconds: float | None
     latency_target_seconds: float | None
     length_bucketing: bool | None

@@ -58,6 +58,10 @@ def deploy(  # noqa: PLR0913 - a command's flags are its parameters
     max_batch_tokens: Annotated[
         int | None, typer.Option(metavar="NUMBER", min=1, help="Samples of a batch times its longest length.")
     ] = None,
+    preferred_batch_rows: Annotated[
+        str | None,
+        typer.Option(metavar="NUMBER,...", help="Sizes that a batch leaves with rather than with more samples: 8,16."),
+    ] = None,
     max_queue_delay_seconds: Annotated[
         float | None, typer.Option(metavar="NUMBER", min=0, help="How long a free device waits for company.")
     ] = None,
@@ -71,10 +75,24 @@ def deploy(  # noqa: PLR0913 - a command's flags are its parameters
     """Serve a version, and wait until it answers. What served before goes on until then."""
     settings = ServingSettings(
         engines, processes, max_queue_size, timeout_seconds, placement, lane, device, dtype, max_batch_rows,
-        max_batch_tokens, max_queue_delay_seconds, latency_target_seconds, length_bucketing,
+        max_batch_tokens, _sizes(preferred_batch_rows), max_queue_delay_seconds, latency_target_seconds,
+        length_bucketing,
     )  # fmt: skip
     wanted = int(version) if version is not None and version.isascii() and version.isdigit() else version
     _settle(call, call.client.deploy(model, wanted, settings=settings, reason=reason), wait)
+
+
+def _sizes(text: str | None) -> tuple[int, ...] | None:
+    """
+    >>> _sizes("8, 16"), _sizes(None)
+    ((8, 16), None)
+    """
+    if text is None:
+        return None
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isascii() and part.isdigit() for part in parts):
+        raise typer.BadParameter(f"--preferred-batch-rows takes numbers with commas between them, not {text!r}.")
+    return tuple(map(int, parts))
 
 
 @asks_server
@@ -154,6 +172,7 @@ def _limits(workers: Sequence[Json]) -> str:
     more = [
         f", waiting up to {seconds * 1e3:g} ms for company" if seconds else "",
         "" if limits.get("length_bucketing", True) else ", lengths mixed",
+        f", preferably {' or '.join(map(str, sizes))}" if (sizes := limits.get("preferred_rows")) else "",
         f", kept below half of {target * 1e3:g} ms" if target else "",
     ]
     return f"Batches of up to {limits['max_rows']} samples{tokens}{''.join(more)}.{_batched(workers)}"

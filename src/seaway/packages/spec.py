@@ -62,6 +62,9 @@ class ServingDefaults(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     dtype: Literal["auto", "fp32", "bf16", "fp16"] | None = None
     max_batch_rows: Annotated[int, Meta(ge=1, le=65_536)] | None = None
     max_batch_tokens: Annotated[int, Meta(ge=1, le=100_000_000)] | None = None
+    preferred_batch_rows: (
+        Annotated[tuple[Annotated[int, Meta(ge=1, le=65_536)], ...], Meta(min_length=1, max_length=16)] | None
+    ) = None
     max_queue_delay_seconds: Annotated[float, Meta(ge=0, le=60)] | None = None
     latency_target_seconds: Annotated[float, Meta(gt=0, le=3600)] | None = None
     length_bucketing: bool | None = None

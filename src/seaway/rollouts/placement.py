@@ -120,6 +120,7 @@ class Placements:
             dtype=first("dtype", "auto"),
             max_batch_rows=first("max_batch_rows", MAX_BATCH_ROWS[device != "cpu"]),
             max_batch_tokens=first("max_batch_tokens"),
+            preferred_batch_rows=first("preferred_batch_rows"),
             max_queue_delay_seconds=first("max_queue_delay_seconds", 0.0),
             latency_target_seconds=first("latency_target_seconds"),
             length_bucketing=first("length_bucketing", True),

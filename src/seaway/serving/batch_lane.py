@@ -11,6 +11,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Protocol
 
 import msgspec
@@ -23,7 +24,7 @@ from seaway.serving.batch_limits import AdaptiveLimits
 from seaway.serving.batching import BatchQueue, QueueBounds
 from seaway.serving.collate import Collator, Rows
 from seaway.serving.lane import Entry, Owner, Timing, moving_average, overloaded
-from seaway.serving.predictor import Predictor, check_timeout
+from seaway.serving.predictor import Predictor, asked_timeout_ns, check_timeout
 from seaway.serving.tickets import Batch, Priority, Ticket
 from seaway.telemetry.batches import BatchCounters, DeviceUse, LimitsNow
 
@@ -135,6 +136,14 @@ class BatchLane:
 
     # ------------------------------------------------------------------ the I/O thread
 
+    def hurry(self) -> None:
+        """The process is about to end, and nobody new will come: those that wait for company run at once."""
+        with self._changed:
+            if self._queue.limits.max_delay_ns:
+                self._limits.wait_for_nobody()
+                self._queue.limits = replace(self._queue.limits, max_delay_ns=0)
+                self._changed.notify_all()
+
     @property
     def waiting(self) -> int:
         """Requests that are in no batch yet."""
@@ -208,6 +217,7 @@ class BatchLane:
         return LimitsNow(
             limits.max_rows, limits.max_tokens, limits.max_delay_ns / 1e9,
             length_bucketing=limits.bucketing, latency_target_seconds=self._limits.latency_target_seconds,
+            preferred_rows=limits.preferred_sizes,
         )  # fmt: skip
 
     def device_use(self) -> DeviceUse | None:
@@ -252,9 +262,12 @@ class BatchLane:
         rider = _Rider(entry, rows, ready - began, ready)
         parameters = prepared.request.parameters if prepared.request is not None else {}
         check_timeout(parameters, ready - entry.arrived_ns)
+        deadline = entry.deadline_ns
+        if timeout := asked_timeout_ns(parameters):
+            deadline = min(deadline, entry.arrived_ns + timeout)
         low = isinstance(parameters.get("priority"), int) and parameters["priority"] > 1
         ticket = Ticket(
-            rows.key, prepared.rows, entry.arrived_ns, entry.deadline_ns, rows.lengths,
+            rows.key, prepared.rows, entry.arrived_ns, deadline, rows.lengths,
             Priority.LOW if low else Priority.HIGH, rows.n_bytes, rider,
         )  # fmt: skip
         with self._changed:
@@ -342,7 +355,7 @@ class BatchLane:
         with self._changed:
             self._runs.remove(run)
             self._owner.running_changed(self._entries())
-            if isinstance(error, OutOfMemory):
+            if isinstance(error, OutOfMemory | MemoryError):
                 self.counters.out_of_memory += 1
                 if batch.rows > 1 and self._limits.out_of_memory(batch.rows, batch.tokens, self._clock()):
                     self._queue.limits = self._limits.limits
@@ -351,13 +364,20 @@ class BatchLane:
                     self._queue.limits = self._limits.limits
             else:
                 failed = self._queue.fail(batch)
-            for ticket in failed:
-                self._tickets.pop(id(ticket.payload.entry), None)
+            self._forget_failed(failed)
             self._changed.notify_all()
         if batch.rows > 1 and not isinstance(error, Cancelled):
             log.warning("batch.failed", rows=batch.rows, reason=str(error)[:300])
-        for ticket in failed:
-            self.counters.failed_rows += 1
+        self._refuse_failed(failed, error)
+
+    def _forget_failed(self, tickets: list[Ticket]) -> None:
+        """Count the rows at fault. Called with the lock held."""
+        self.counters.failed_rows += len(tickets)
+        for ticket in tickets:
+            self._tickets.pop(id(ticket.payload.entry), None)
+
+    def _refuse_failed(self, tickets: list[Ticket], error: Exception) -> None:
+        for ticket in tickets:
             log.warning("batch.row_failed", prediction_id=ticket.payload.entry.prediction_id, reason=str(error)[:300])
             self._refuse(ticket.payload.entry, error)
 
@@ -366,36 +386,37 @@ class BatchLane:
     def _finish(self) -> None:
         while (item := self._finished.get()) is not None:
             batch, outputs = item
-            failure: Exception | None = None
-            refused: list[tuple[Ticket, SeawayError]] = []
             try:
                 refused = self._collator.scatter(batch, outputs)
             except Exception as error:  # noqa: BLE001 - whatever the outputs are like, their callers are told
-                failure = error
-                self.counters.failed_rows += batch.rows == 1
                 log.warning("batch.outputs_failed", rows=batch.rows, reason=str(error)[:300])
-            with self._changed:
-                refused = [(ticket, reason) for ticket, reason in refused if self._queue.cancel(ticket)]
-                for ticket, _ in refused:
-                    self._tickets.pop(id(ticket.payload.entry), None)
-                whole = self._queue.done(batch) if failure is None else self._queue.fail(batch)
-                for ticket in whole:
-                    self._tickets.pop(id(ticket.payload.entry), None)
-                if failure is not None:
-                    self._changed.notify_all()
-            for ticket, reason in refused:
-                self._refuse(ticket.payload.entry, reason)
-            for ticket in whole:
-                self._finish_one(ticket.payload, failure)
+                self._outputs_failed(batch, error)
+            else:
+                self._hand_out(batch, refused)
             with self._changed:
                 self._unfinished -= 1
 
-    def _finish_one(self, rider: _Rider, failure: Exception | None) -> None:
-        entry = rider.entry
-        if failure is not None:
-            self._refuse(entry, failure)
-            return
-        began = self._clock()
+    def _outputs_failed(self, batch: Batch, error: Exception) -> None:
+        """Run its halves; of a single row, tell the caller."""
+        with self._changed:
+            failed = self._queue.fail(batch)
+            self._forget_failed(failed)
+            self._changed.notify_all()
+        self._refuse_failed(failed, error)
+
+    def _hand_out(self, batch: Batch, refused: list[tuple[Ticket, SeawayError]]) -> None:
+        with self._changed:
+            refused = [(ticket, reason) for ticket, reason in refused if self._queue.cancel(ticket)]
+            whole = self._queue.done(batch)
+            for ticket in [*whole, *(ticket for ticket, _ in refused)]:
+                self._tickets.pop(id(ticket.payload.entry), None)
+        for ticket, reason in refused:
+            self._refuse(ticket.payload.entry, reason)
+        for ticket in whole:
+            self._finish_one(ticket.payload)
+
+    def _finish_one(self, rider: _Rider) -> None:
+        entry, began = rider.entry, self._clock()
         try:
             reply = self._predictor.encode(rider.rows.prepared, [rider.rows.outputs], entry.prediction_id)
         except BaseException as error:  # noqa: BLE001 - outermost frame: tell the caller, go on with the next

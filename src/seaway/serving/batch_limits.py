@@ -181,6 +181,11 @@ class AdaptiveLimits:
         self._batches = self._missed = self._met = 0
         self.limits = calibrated
 
+    def wait_for_nobody(self) -> None:
+        """From now on a free device waits for no company."""
+        self._calibrated = replace(self._calibrated, max_delay_ns=0)
+        self.limits = replace(self.limits, max_delay_ns=0)
+
     def observe(self, run_ns: int, now_ns: int) -> bool:
         """Note that a batch took so long. True when `limits` have changed."""
         if self._began_ns is None:

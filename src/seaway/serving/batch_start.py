@@ -68,7 +68,7 @@ def open_lane(
     """The lane, to be started. Raises WarmUpFailed as `calibrate` does."""
     _check_batchable(predictor)
     sample = predictor.prepare(predictor.payload(predictor.sample()))
-    limits = _limits(predictor, asked, curve, _unpadded_width(predictor, sample))
+    limits = _limits(predictor, asked, curve, sample)
     sequences = find_sequences(predictor.session, sample, predictor.padding)
     collator = Collator(
         predictor.padding, sequences, sized=not predictor.fixed_size, even=bool(predictor.why_alone)
@@ -86,6 +86,10 @@ def open_lane(
 
 
 def _check_batchable(predictor: Predictor) -> None:
+    if strings := [spec.name for spec in predictor.signature.inputs if spec.datatype == "BYTES"]:
+        raise WarmUpFailed(
+            f"The model's input {strings[0]!r} takes strings, which no batch is made of; deploy it with lane cpu."
+        )
     if not predictor.signature.batchable:
         raise WarmUpFailed(
             "The model's first dimension is fixed; export it with a variable one, or deploy it with lane cpu."
@@ -97,8 +101,9 @@ def _unpadded_width(predictor: Predictor, sample: Prepared) -> int:
     return 1 if predictor.fixed_size else row_numbers(sample.samples.feeds[0])
 
 
-def _limits(predictor: Predictor, asked: ServingSettings, curve: Curve, width: int) -> BatchLimits:
-    """What calibration allows, and within that what was asked for. `width`: of the sample, where none is padded."""
+def _limits(predictor: Predictor, asked: ServingSettings, curve: Curve, sample: Prepared) -> BatchLimits:
+    """What calibration allows, and within that what was asked for."""
+    width = _unpadded_width(predictor, sample)
     points = [
         CurvePoint(rows, width, seconds if seconds >= 0 else math.inf, n_bytes)
         for rows, width, seconds, n_bytes in curve
@@ -120,6 +125,8 @@ def _limits(predictor: Predictor, asked: ServingSettings, curve: Curve, width: i
             tokens, longest = asked.max_batch_tokens or rows * max(width, _SMALL_NUMBERS), _ANY_WIDTH
         else:
             tokens = None
+            if asked.max_batch_tokens is not None:
+                rows = min(rows, max(1, asked.max_batch_tokens // row_numbers(sample.samples.feeds[0])))
     elif asked.max_batch_tokens is not None:
         tokens = asked.max_batch_tokens
     else:
@@ -127,6 +134,7 @@ def _limits(predictor: Predictor, asked: ServingSettings, curve: Curve, width: i
     return replace(
         chosen, max_rows=rows, max_tokens=tokens, max_width=longest,
         max_delay_ns=int((asked.max_queue_delay_seconds or 0.0) * 1e9),
+        preferred_sizes=tuple(size for size in asked.preferred_batch_rows or () if size <= rows),
         bucketing=asked.length_bucketing is not False,
         exact=padding.exact if padding is not None else not predictor.fixed_size,
     )  # fmt: skip

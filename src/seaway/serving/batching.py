@@ -48,6 +48,9 @@ class BatchQueue:
         self._fifos: tuple[OrderedDict[int, Ticket], OrderedDict[int, Ticket]] = (OrderedDict(), OrderedDict())
         self._open: dict[int, Ticket] = {}
         self._deadlines: list[tuple[int, int]] = []
+        self._waiting_deadlines: list[tuple[int, int]] = []
+        """Heaps of deadline and number, from which a ticket is taken when it is at the top and has ended, or waits no
+        more."""
         self._expired: list[Ticket] = []
         self._retries: deque[tuple[Slice, ...]] = deque()
         self._numbers = 0
@@ -96,6 +99,7 @@ class BatchQueue:
             pool.add(segment)
         self._fifos[ticket.priority][number] = self._open[number] = ticket
         heapq.heappush(self._deadlines, (ticket.deadline_ns, number))
+        heapq.heappush(self._waiting_deadlines, (ticket.deadline_ns, number))
         self.waiting_rows += ticket.rows
         self.held_bytes += ticket.n_bytes
 
@@ -229,11 +233,14 @@ class BatchQueue:
         return rows >= min(enough, self.limits.max_rows) or tokens >= (self.limits.max_tokens or math.inf)
 
     def _first_to_expire(self) -> Ticket | None:
-        """The ticket with the earliest deadline, if it waits."""
-        if self.next_expiry() is None or not self._deadlines:
-            return None
-        ticket = self._open[self._deadlines[0][1]]
-        return ticket if ticket.waiting else None
+        """Of the tickets that wait, the one with the earliest deadline."""
+        deadlines = self._waiting_deadlines
+        while deadlines:
+            ticket = self._open.get(deadlines[0][1])
+            if ticket is not None and ticket.waiting:
+                return ticket
+            heapq.heappop(deadlines)
+        return None
 
     def _latest_start(self, ticket: Ticket) -> int:
         """When a batch of all that may ride with a ticket has to begin, to be answered before the ticket's deadline.
@@ -339,6 +346,10 @@ class BatchQueue:
             # Most tickets end long before their deadline.
             self._deadlines = [entry for entry in deadlines if entry[1] in self._open]
             heapq.heapify(self._deadlines)
+        if len(self._waiting_deadlines) > 2 * self.waiting_requests + 64:
+            waiting = (entry for entry in self._waiting_deadlines if entry[1] in self._open)
+            self._waiting_deadlines = [entry for entry in waiting if self._open[entry[1]].waiting]
+            heapq.heapify(self._waiting_deadlines)
 
     def _end(self, ticket: Ticket, outcome: Outcome) -> None:
         ticket.outcome = outcome

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
@@ -67,6 +68,9 @@ class Collator:
         if padding is not None:
             mask = feeds[padding.mask]
             width = mask.shape[1]
+            if width > padding.longest:
+                # However few of them the mask lets count: outputs would be padded to it again.
+                raise PayloadTooLarge(f"The texts are {width} tokens long; {padding.longest} are allowed.")
             if any(feeds[name].shape[1:] != (width,) for name in padding.fills):
                 raise InvalidRequest(f"The inputs {', '.join(sorted(padding.fills))} must be of one shape.")
             lengths = _lengths(mask, padding.mask)
@@ -129,21 +133,22 @@ class Collator:
 
     def _give(self, part: Slice, arrays: Sequence[Array]) -> None:
         rows: Rows = part.ticket.payload.rows
-        names = rows.prepared.names
-        arrays = [
-            _of_width(array, rows.width, self._sequences.get(name, ()))
-            for name, array in zip(names, arrays, strict=True)
-        ]
-        if len(part) == part.ticket.rows and isinstance(part.rows, slice):
-            rows.outputs = list(arrays)
-            return
+        axes_of = (self._sequences.get(name, ()) for name in rows.prepared.names)
+        named = list(zip(arrays, axes_of, strict=True))
+        is_whole = len(part) == part.ticket.rows and isinstance(part.rows, slice)
         if not rows.outputs:
-            n_bytes = sum(array[:1].nbytes for array in arrays) * part.ticket.rows
-            if n_bytes > MAX_OUTPUT_BYTES:
+            n_bytes = sum(_row_bytes(array, rows.width, axes) for array, axes in named) * part.ticket.rows
+            # What is there already takes nothing more.
+            if n_bytes > max(MAX_OUTPUT_BYTES, sum(array.nbytes for array in arrays) if is_whole else 0):
                 raise PayloadTooLarge(
                     f"The outputs of {part.ticket.rows} samples take {n_bytes} bytes; a request may have "
                     f"{MAX_OUTPUT_BYTES}; send fewer samples."
                 )
+        arrays = [_of_width(array, rows.width, axes) for array, axes in named]
+        if is_whole:
+            rows.outputs = list(arrays)
+            return
+        if not rows.outputs:
             rows.outputs = [np.empty((part.ticket.rows, *array.shape[1:]), array.dtype) for array in arrays]
         for whole, array in zip(rows.outputs, arrays, strict=True):
             whole[part.rows] = array
@@ -168,6 +173,12 @@ def _lengths(mask: Array, name: str) -> list[int]:
     trailing = np.argmax(mask[:, ::-1] != 0, axis=1)
     found: list[int] = (width - trailing).tolist()
     return found
+
+
+def _row_bytes(array: Array, width: int, axes: tuple[int, ...]) -> int:
+    """What a row of a sequence output takes once it is `_of_width`."""
+    sizes = (width if axis in axes else size for axis, size in enumerate(array.shape) if axis > 0)
+    return math.prod(sizes) * array.itemsize
 
 
 def _of_width(array: Any, width: int, axes: tuple[int, ...]) -> Any:

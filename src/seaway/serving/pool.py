@@ -300,7 +300,8 @@ class Pool:
             self._pending.append(call)
         else:
             channel = self._least_loaded()
-            if len(channel.calls) >= served.max_queue_size + channel.address.engines:
+            # How many requests a batch has room for only its worker knows, which refuses by itself.
+            if served.batching is None and len(channel.calls) >= served.max_queue_size + channel.address.engines:
                 raise Overloaded(
                     f"{len(channel.calls)} requests wait for {served.model} already (max_queue_size); retry later."
                 )

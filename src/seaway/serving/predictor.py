@@ -47,11 +47,16 @@ class TooLarge(Exception):
         """In the tensors of the request."""
 
 
-def check_timeout(parameters: Json, passed_ns: int) -> None:
-    """Keep to the protocol's `timeout` (µs) where the gateway hasn't: it looks for it in JSON of up to 64 kB only."""
+def asked_timeout_ns(parameters: Json) -> int:
+    """The protocol's `timeout`, which the gateway looks for in JSON of up to 64 kB only; 0: there is none."""
     timeout = parameters.get("timeout")
-    if isinstance(timeout, int) and 0 < timeout * 1000 < passed_ns:
-        raise DeadlineExceeded(f"The request's time ({timeout} µs) was over before it ran.")
+    return max(0, timeout * 1000) if isinstance(timeout, int) else 0
+
+
+def check_timeout(parameters: Json, passed_ns: int) -> None:
+    """Keep to the protocol's `timeout` where the gateway hasn't. Raises DeadlineExceeded."""
+    if 0 < asked_timeout_ns(parameters) < passed_ns:
+        raise DeadlineExceeded(f"The request's time ({parameters['timeout']} µs) was over before it ran.")
 
 
 class Payload(msgspec.Struct, frozen=True, gc=False):

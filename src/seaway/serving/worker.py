@@ -316,6 +316,8 @@ class Worker:
     def _watch(self, now: int) -> None:
         """Stop runs whose callers have left or whose time is over. Called in the I/O thread after every wait."""
         lane = self._lane
+        if self._draining_since is not None and isinstance(lane, BatchLane):
+            lane.hurry()
         if lane is not None and lane.watch(now) > STUCK_SECONDS * 1e9:
             log.error("worker.stuck")
             os._exit(70)

@@ -31,6 +31,7 @@ class LimitsNow(msgspec.Struct, frozen=True):
     max_queue_delay_seconds: float
     length_bucketing: bool = True
     latency_target_seconds: float | None = None
+    preferred_rows: tuple[int, ...] = ()
 
 
 class BatchCounters(msgspec.Struct):

@@ -254,6 +254,15 @@ def test_weights_that_begin_as_a_pickle_does_are_numbers(tmp_path: Path) -> None
         refuse_pickles(tmp_path)
 
 
+def test_a_pickle_that_is_called_safetensors_is_not_told_to_be_there_besides(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(pickle.dumps(Runs()))
+    with pytest.raises(InvalidPackage, match="save the weights as safetensors"):
+        refuse_pickles(tmp_path)
+    (tmp_path / "old.bin").write_bytes(pickle.dumps(Runs()))
+    with pytest.raises(InvalidPackage, match=r"'model\.safetensors' is a pickle.*save the weights"):
+        refuse_pickles(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("name", "content"),
     [

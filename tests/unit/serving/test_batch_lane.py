@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import structlog
 
 from seaway.errors import Cancelled, DeadlineExceeded, DeviceLost, InvalidRequest, OutOfMemory, Overloaded
 from seaway.inputs.base import Samples
@@ -21,6 +22,7 @@ from seaway.serving.collate import Collator
 from seaway.serving.lane import Timing
 from seaway.serving.predictor import Payload, Prepared, Reply
 from seaway.types import Signature, TensorSpec
+from seaway.wire.oip import InferRequest
 
 SIGNATURE = Signature((TensorSpec("x", "FP32", (-1, 1)),), (TensorSpec("y", "FP32", (-1, 1)),))
 SECOND = 1_000_000_000
@@ -32,8 +34,10 @@ Script = Callable[[Any, RunHandle], None]
 class Entry:
     """A request of rows with these numbers."""
 
-    def __init__(self, *numbers: float, seconds: float = 60.0) -> None:
+    def __init__(self, *numbers: float, seconds: float = 60.0, timeout: int | None = None) -> None:
+        """`timeout`: as the protocol's parameter says it, in µs."""
         self.numbers = numbers
+        self.parameters = {} if timeout is None else {"timeout": timeout}
         self.arrived_ns = time.monotonic_ns()
         self.deadline_ns = self.arrived_ns + int(seconds * SECOND)
         self.cancelled = False
@@ -83,9 +87,11 @@ class Predictor:
         self.entries: dict[int, Entry] = {}
 
     def prepare(self, payload: Payload) -> Prepared:
-        numbers = self.entries[id(payload)].numbers
+        entry = self.entries[id(payload)]
+        numbers = entry.numbers
+        request = InferRequest("", entry.parameters, (), None, False) if entry.parameters else None
         feeds = {"x": np.array(numbers, np.float32).reshape(-1, 1)}
-        return Prepared(Samples((feeds,), len(numbers), False), ("y",), None, "")
+        return Prepared(Samples((feeds,), len(numbers), False), ("y",), request, "")
 
     def encode(self, prepared: Prepared, outputs: Any, prediction_id: str) -> Any:
         return outputs[0][0].ravel().tolist()
@@ -94,13 +100,13 @@ class Predictor:
 class Harness:
     """A lane with everything that it has said."""
 
-    def __init__(self, script: Script, *, max_rows: int = 8, max_requests: int = 1000) -> None:
+    def __init__(self, script: Script, *, max_rows: int = 8, max_requests: int = 1000, delay: float = 0.0) -> None:
         self.session = Session(script)
         self.predictor = Predictor(self.session)
         self.ends: dict[Entry, list[Any]] = {}
         self.running: list[int] = []
         self._changed = threading.Condition()
-        limits = AdaptiveLimits(BatchLimits(max_rows))
+        limits = AdaptiveLimits(BatchLimits(max_rows, max_delay_ns=int(delay * SECOND)))
         bounds = QueueBounds(max_requests, 100_000, 1 << 30)
         self.lane = BatchLane(self.predictor, limits, bounds, owner=self, collator=Collator(None, {}))  # type: ignore[arg-type]
         self.lane.start()
@@ -271,6 +277,29 @@ def test_a_request_whose_time_is_over_is_told_so_and_never_runs(lanes: list[Batc
     assert one.session.batches == [1, 1]
 
 
+def test_the_protocol_s_timeout_counts_the_wait_for_company_too(lanes: list[BatchLane]) -> None:
+    one = harness(lanes, delay=60.0)
+    late, patient = Entry(1.0, timeout=1000), Entry(2.0)
+    one.submit(late, patient)
+    while late not in one.ends:
+        one.lane.watch(time.monotonic_ns())
+    assert isinstance(one.wait_for(late)[0], DeadlineExceeded)
+    assert patient not in one.ends
+
+
+def test_a_lane_that_is_about_to_end_waits_for_no_company(lanes: list[BatchLane]) -> None:
+    one = harness(lanes, delay=60.0)
+    early, late = Entry(1.0), Entry(2.0)
+    one.submit(early)
+    while not one.lane._queue.waiting_requests:
+        time.sleep(0)
+    assert early not in one.ends
+    one.lane.hurry()
+    assert one.wait_for(early) == [[2.0]]
+    one.submit(late)
+    assert one.wait_for(late) == [[4.0]]
+
+
 def test_a_run_that_nobody_waits_for_any_more_is_stopped(lanes: list[BatchLane]) -> None:
     gate = Gate()
     one = harness(lanes, gate)
@@ -423,10 +452,14 @@ def test_outputs_that_cannot_be_given_out_fail_their_callers_and_nobody_else(
 
     monkeypatch.setattr(one.lane._collator, "scatter", fails)
     bad, good = Entry(13.0), [Entry(float(number)) for number in range(6)]
-    one.submit(*good[:3], bad, *good[3:])
-    assert one.wait_for(*good) == [[2.0 * number] for number in range(6)]
+    bad.prediction_id = "the one at fault"
+    with structlog.testing.capture_logs() as logged:
+        one.submit(*good[:3], bad, *good[3:])
+        assert one.wait_for(*good) == [[2.0 * number] for number in range(6)]
+        one.wait_for(bad)
     assert isinstance(one.wait_for(bad)[0], MemoryError)
     assert one.lane.counters.failed_rows == 1
+    assert [line["prediction_id"] for line in logged if line["event"] == "batch.row_failed"] == [bad.prediction_id]
 
 
 def test_a_row_too_large_by_itself_makes_no_other_batch_smaller(lanes: list[BatchLane]) -> None:

@@ -205,6 +205,16 @@ def test_the_wait_for_company_ends_in_time_for_the_earliest_deadline() -> None:
     assert (soon, 0) in rows_of(batch)
 
 
+def test_a_deadline_counts_while_a_request_with_an_earlier_one_runs() -> None:
+    one = queue(max_delay_ns=10_000)
+    put(one, ticket(deadline=500))
+    running = take(one, 499)
+    put(one, ticket(at=499, deadline=5_000 + DEADLINE_SLACK_NS))
+    before = one.due(499)
+    one.done(running)
+    assert before == one.due(499) == 5_000 - 2 * 101
+
+
 def test_a_busy_device_gets_a_batch_ahead_only_when_it_is_full() -> None:
     one = queue(max_rows=2)
     put(one, ticket())
@@ -341,6 +351,7 @@ def test_deadlines_of_requests_that_have_ended_are_forgotten() -> None:
         put(one, ticket())
         one.done(take(one))
     assert len(one._deadlines) <= 64
+    assert len(one._waiting_deadlines) <= 64
     assert one.next_expiry() is None
 
 

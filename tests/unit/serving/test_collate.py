@@ -189,6 +189,30 @@ def test_outputs_too_large_to_keep_are_refused_to_their_own_request(monkeypatch:
     assert small.payload.rows.outputs[0].shape == (2, 3)
 
 
+def test_what_padding_would_make_too_large_is_refused_before_it_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(collate, "MAX_OUTPUT_BYTES", 8_000)
+    collator = Collator(PADDING, SEQUENCES)
+    wide, short = ticket(collator, text([1], 1, width=512)), ticket(collator, text([1], 1))
+    (batch,) = batches([wide, short], 8)
+    ((refused, error),) = collator.scatter(batch, [np.ones((2, 1), np.float64), np.ones((2, 1, 2), np.float64)])
+    assert refused is wide
+    assert isinstance(error, PayloadTooLarge)
+    assert not wide.payload.rows.outputs
+    assert short.payload.rows.outputs[1].shape == (1, 1, 2)
+
+
+def test_outputs_that_are_there_already_are_never_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(collate, "MAX_OUTPUT_BYTES", 10)
+    collator = Collator(None, {})
+    (batch,) = batches([ticket(collator, prepared({"x": np.ones((2, 3), np.float32)}, ("y",)))], 8)
+    assert collator.scatter(batch, [np.ones((2, 3), np.float32)]) == []
+
+
+def test_padding_beyond_what_a_text_may_have_is_refused_whatever_the_mask_says() -> None:
+    with pytest.raises(PayloadTooLarge, match="513 tokens long; 512 are allowed"):
+        Collator(PADDING, SEQUENCES).describe(text([1], 1, width=513))
+
+
 def test_rows_of_any_size_take_as_much_of_a_batch_as_they_have_numbers() -> None:
     collator = Collator(None, {}, sized=True)
     small, large = np.ones((3, 2), np.float32), np.ones((2, 40), np.float32)

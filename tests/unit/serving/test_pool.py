@@ -8,6 +8,7 @@ import itertools
 import tempfile
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from seaway.errors import DeadlineExceeded, InvalidRequest, Overloaded, SeawayEr
 from seaway.serving import messages
 from seaway.serving.page import WorkerPage
 from seaway.serving.pool import Call, Pool, Rerouted, Result
-from seaway.types import ServedVersion, Signature, WorkerAddress
+from seaway.types import ServedVersion, ServingSettings, Signature, WorkerAddress
 
 GATEWAY = 0
 _numbers = itertools.count(1)
@@ -85,8 +86,10 @@ class Stage:
         self._workers.append(await ScriptedWorker(self._directory).start())
         return self._workers[-1]
 
-    async def pool(self, *workers: ScriptedWorker, max_queue_size: int = 4) -> Pool:
-        pool = Pool(served(*workers, max_queue_size=max_queue_size), GATEWAY)
+    async def pool(
+        self, *workers: ScriptedWorker, max_queue_size: int = 4, batching: ServingSettings | None = None
+    ) -> Pool:
+        pool = Pool(replace(served(*workers, max_queue_size=max_queue_size), batching=batching), GATEWAY)
         self._pools.append(pool)
         await pool.update(pool.served)
         for worker in workers:
@@ -234,6 +237,20 @@ async def test_the_wait_for_a_replacement_is_bounded_in_number_and_in_time(stage
         with pytest.raises(DeadlineExceeded):
             await one.future
     assert pool.in_flight == 0
+
+
+@pytest.mark.parametrize(("batching", "taken"), [(None, 3), (ServingSettings(lane="batch"), 9)], ids=["cpu", "batch"])
+async def test_how_much_may_wait_for_batches_only_their_worker_knows(
+    stage: Stage, batching: ServingSettings | None, taken: int
+) -> None:
+    pool = await stage.pool(await stage.worker(), max_queue_size=2, batching=batching)
+    refused = 0
+    for number in range(1, 10):
+        try:
+            pool.submit(call(number))
+        except Overloaded:
+            refused += 1
+    assert 9 - refused == taken
 
 
 async def test_at_its_deadline_a_request_is_answered_and_cancelled_in_the_worker(stage: Stage) -> None:
