@@ -28,13 +28,14 @@ def settings() -> str:
         """
 Of `seaway serve`. Each can be given in three places; the first found wins:
 
-1. the variable `SEAWAY_` and the name in capitals: `SEAWAY_MAX_QUEUE_SIZE=100` (the most common ones are also flags of
-   `seaway serve`, which win over everything: see `seaway serve --help`);
+1. the variable `SEAWAY_` and the name in capitals: `SEAWAY_MAX_QUEUE_SIZE=100` (each is a flag of `seaway serve`,
+   too, which wins over everything: `--max-queue-size 100`);
 2. the file `seaway.toml` in the working directory, or the file that `SEAWAY_CONFIG` names: `max_queue_size = 100`;
 3. the default.
 
-`seaway serve --print-config` prints a settings file with every default, to start from. Durations are in seconds, sizes
-in bytes. The command line, as a client, reads `SEAWAY_URL` (default `http://127.0.0.1:8080`) and `SEAWAY_API_KEY`.
+`seaway serve --print-config` prints a settings file to start from: every default, and what has none as a comment.
+Durations are in seconds, sizes in bytes. The command line, as a client, reads `SEAWAY_URL` (default
+`http://127.0.0.1:8080`) and `SEAWAY_API_KEY`.
 """,
         "| setting | default | what it does |\n| --- | --- | --- |",
         rows,

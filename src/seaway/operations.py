@@ -42,6 +42,9 @@ class ControlOperations:
     def lane_of(self, version: ModelVersion, settings: ServingSettings) -> str:
         return self._controller.lane_of(version, settings)
 
+    def measured_as(self, model: str) -> tuple[str, str] | None:
+        return self._controller.measured_as(model)
+
     def live(self) -> dict[str, Any]:
         live = self._controller.live()
         answered = Counter[tuple[str, int | None]]()

@@ -21,6 +21,9 @@ class FakeOperations:
     becomes: str = "ready"
     reason: str = ""
     metrics: bytes = b"# EOF\n"
+    down: dict[str, str] = field(default_factory=dict)
+    """Deployed models that can't be served just now, and why."""
+    measured: dict[str, tuple[str, str]] = field(default_factory=dict)
     log_lines: list[str] = field(default_factory=list)
     wakes: int = 0
     waited: list[tuple[int, float]] = field(default_factory=list)
@@ -41,9 +44,14 @@ class FakeOperations:
         """The one that is asked for; cpu where any will do."""
         return settings.lane if settings.lane in {"cpu", "batch"} else "cpu"
 
+    def measured_as(self, model: str) -> tuple[str, str] | None:
+        return self.measured.get(model)
+
     def live(self) -> dict[str, Any]:
         """Every ready deployment with one worker; the others as the controller tells of them."""
         models = {revision.model: _live(revision) for revision in self.registry.desired()}
+        for model, why in self.down.items():
+            models[model] |= {"state": "UNAVAILABLE", "reason": why}
         gateways = [{"index": 0, "pid": 1, "generation": 1}]
         return {"models": models, "gateways": gateways, "generation": 1}
 

@@ -151,11 +151,26 @@ def test_tokens_of_samples_of_one_size_are_their_numbers(server: SeawayServer, t
 
 def test_a_model_of_strings_is_told_its_lane(server: SeawayServer, tmp_path: Path) -> None:
     server.register("strings", write_package(tmp_path, graphs.identity(graphs.STRING, ("n", 1))))
+    server.deploy("strings", lane="cpu")
     server.http.put("/api/deployments/strings", json={"lane": "batch"}, params={"wait": 60})
     revision = server.http.get("/api/deployments/strings").json()
     assert revision["state"] == "failed"
     assert "takes strings" in revision["state_reason"]
     assert "lane cpu" in revision["state_reason"]
+    assert revision["live"]["state"] == "READY"
+    assert revision["live"]["reason"].startswith("Version 1, which was asked for last, is not served: ")
+    logged = [json.loads(line) for line in server.http.get("/api/logs", params={"model": "strings"}).json()["lines"]]
+    settled = [(line["number"], line["state"]) for line in logged if line["event"] == "deployment.settled"]
+    assert settled == [(1, "ready"), (2, "failed")]
+
+
+def test_a_target_that_no_sample_is_fast_enough_for_is_told(server: SeawayServer, tmp_path: Path) -> None:
+    server.register("hurried", write_package(tmp_path, scale_model(5.0)))
+    for target, missed in ((1e-9, True), (60.0, False)):
+        server.deploy("hurried", lane="batch", latency_target_seconds=target)
+        live = server.http.get("/api/deployments/hurried").json()["live"]
+        (worker,) = (one for one in live["workers"] if one["revision"] == live["revision"])
+        assert worker["batches"]["target_missed"] is missed
 
 
 @pytest.mark.parametrize("how", ["undeploy", "redeploy"])

@@ -22,7 +22,7 @@ from seaway.api.requests import (
     body_of,
     described,
 )
-from seaway.errors import InvalidRequest
+from seaway.errors import InvalidRequest, Unavailable
 from seaway.registry import Registry
 from seaway.serving import ids
 from seaway.types import DeploymentRevision, Json, ServingSettings
@@ -99,6 +99,14 @@ def _check(settings: ServingSettings, lane: str) -> None:
         raise InvalidRequest("The lane batch runs in a worker; leave out the placement inline, or take lane cpu.")
 
 
+def _check_served(revision: DeploymentRevision, operations: Operations) -> None:
+    """Raises Unavailable for what was ready once, and so isn't loaded anew, and can't be served now."""
+    live = operations.live()["models"].get(revision.model) if revision.state == "ready" else None
+    if live is not None and live["state"] == "UNAVAILABLE":
+        what = f"Version {revision.arms[0].version} of {revision.model}"
+        raise Unavailable(f"{what} is deployed already, and can't be served now: {live['reason']}")
+
+
 def deployment_routes(registry: Registry, operations: Operations) -> APIRouter:
     router = APIRouter(prefix="/api/deployments", tags=["deployments"])
 
@@ -106,6 +114,7 @@ def deployment_routes(registry: Registry, operations: Operations) -> APIRouter:
         operations.wake()
         if wait > 0:
             revision = await operations.settled(revision.id, wait)
+        _check_served(revision, operations)
         return views.changed_revision(revision)
 
     @router.put(

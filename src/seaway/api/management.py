@@ -34,8 +34,8 @@ def management_app(registry: Registry, operations: Operations, settings: Setting
     install_error_handlers(app)
     intake = Intake(registry, settings)
     for router in (
-        model_routes(registry, intake, settings), profile_routes(registry, settings), alias_routes(registry),
-        dataset_routes(registry, intake),
+        model_routes(registry, intake, settings), profile_routes(registry, settings, operations),
+        alias_routes(registry), dataset_routes(registry, intake),
         experiment_routes(registry), deployment_routes(registry, operations), prediction_routes(registry),
         repository_routes(registry, operations), operation_routes(registry, operations),
     ):  # fmt: skip

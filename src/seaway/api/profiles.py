@@ -9,7 +9,7 @@ import structlog
 from fastapi import APIRouter
 
 from seaway.api import schemas, views
-from seaway.api.requests import Actor, Name, NameOrNumber
+from seaway.api.requests import Actor, Name, NameOrNumber, Operations
 from seaway.config import Settings
 from seaway.errors import Conflict, NotFound, SeawayError
 from seaway.packages.manifest import verify
@@ -17,7 +17,7 @@ from seaway.registry import Registry
 from seaway.serving.calibration import machine
 from seaway.serving.process import available_cpus
 from seaway.serving.profile import Progress, profile_package
-from seaway.types import Json, ModelVersion, Rewriting
+from seaway.types import Calibration, Json, ModelVersion, Rewriting
 
 log = structlog.get_logger()
 
@@ -39,8 +39,9 @@ class _Job:
 class Profiler:
     """One profile at a time: two would measure each other. Its thread ends with the throw-away process."""
 
-    def __init__(self, registry: Registry, settings: Settings) -> None:
+    def __init__(self, registry: Registry, settings: Settings, operations: Operations) -> None:
         self._registry = registry
+        self._operations = operations
         self._settings = settings
         self._lock = threading.Lock()
         self._job: _Job | None = None
@@ -64,7 +65,7 @@ class Profiler:
             # Read before the result: a job that is done has its result stored.
             state, reason = (job.state, job.reason) if job else ("done", "")
         stored = self._registry.find_profile(version.digest)
-        batches = self._registry.find_batches(version.digest)
+        batches = self._batches(version)
         if job is None and stored is None and batches is None:
             raise NotFound(
                 f"Version {version.version} of {version.model} was never profiled; "
@@ -85,6 +86,15 @@ class Profiler:
                 "batches": views.batches(batches) if batches else None,
             }
         )
+
+    def _batches(self, version: ModelVersion) -> Calibration | None:
+        """What batches cost as the version is deployed now; else the newest that was measured of it."""
+        deployed = self._operations.measured_as(version.model)
+        if deployed is not None and deployed[0] == version.digest:
+            found = self._registry.find_calibration(*deployed)
+            if found is not None and found.curve:
+                return found
+        return self._registry.find_batches(version.digest)
 
     def _rewriting(self, version: ModelVersion) -> Rewriting | None:
         """What came of rewriting its graph when it was deployed here, by these settings."""
@@ -117,9 +127,9 @@ class Profiler:
             job.state, job.reason = state, reason
 
 
-def profile_routes(registry: Registry, settings: Settings) -> APIRouter:
+def profile_routes(registry: Registry, settings: Settings, operations: Operations) -> APIRouter:
     router = APIRouter(prefix="/api/models", tags=["models"])
-    profiler = Profiler(registry, settings)
+    profiler = Profiler(registry, settings, operations)
 
     @router.post(
         "/{name}/versions/{version}/profile", summary="Measure what a version costs", response_model=schemas.Profile

@@ -34,6 +34,9 @@ class Operations(Protocol):
     def lane_of(self, version: ModelVersion, settings: ServingSettings) -> str:
         """Which lane would serve the version on this machine, if deployed like that: cpu or batch."""
 
+    def measured_as(self, model: str) -> tuple[str, str] | None:
+        """Digest and machine under which the measurements of a model's deployment are kept; None: it isn't deployed."""
+
     def live(self) -> dict[str, Any]:
         """Models with their workers, gateways, generation of the routing table. Called on the event loop."""
 

@@ -146,9 +146,8 @@ class Controller:
         for desired in rows:
             previous = self._wishes.get(desired.model)
             if previous and previous.desired.id != desired.id and previous.desired.state == "pending":
-                await self._record(
-                    previous.desired.id, "superseded", f"Revision {desired.number} came before it was ready."
-                )
+                why = f"Revision {desired.number} came before it was ready."
+                await self._record(desired.model, previous.desired.id, "superseded", why)
             fallback = None
             if desired.arms and desired.ready_at is None:
                 fallback = await asyncio.to_thread(self._registry.last_ready, desired.model)
@@ -183,7 +182,7 @@ class Controller:
         plans = {model: self._plan(model, wish, now) for model, wish in self._wishes.items()}
         for model, step in plans.items():
             if step.fail is not None:
-                await self._record(self._wishes[model].desired.id, "failed", step.fail)
+                await self._record(model, self._wishes[model].desired.id, "failed", step.fail)
                 self._woken.set()
             for revision in step.start:
                 self._start_worker(model, revision)
@@ -240,14 +239,14 @@ class Controller:
             before, after = self._serving.get(model), serving.get(model)
             desired = wish.desired
             if after == desired.id and self._ready_workers(desired.id) and desired.state != "ready":
-                await self._record(desired.id, "ready", "")
+                await self._record(model, desired.id, "ready", "")
             if before is not None and before != after:
                 if after is not None:
                     self._warm_until[before] = now + self._settings.warm_seconds
-                    await self._record(before, "superseded", f"Revision {desired.number} replaced it.")
+                    await self._record(model, before, "superseded", f"Revision {desired.number} replaced it.")
                 log.info("rollout.switched", model=model, from_revision=before, to_revision=after)
             if not desired.arms and desired.state == "pending":
-                await self._record(desired.id, "undeployed", "")
+                await self._record(model, desired.id, "undeployed", "")
         self._serving = serving
         drained = [
             worker_id for step in plans.values() for worker_id in step.drain if not self._kept_warm(worker_id, now)
@@ -279,13 +278,16 @@ class Controller:
         workers = self.fleet.workers.values()
         return [worker for worker in workers if worker.config.revision == revision and worker.phase is Phase.READY]
 
-    async def _record(self, revision_id: int, state: str, reason: str) -> None:
+    async def _record(self, model: str, revision_id: int, state: str, reason: str) -> None:
         await asyncio.to_thread(self._registry.record_deployment_event, revision_id, state, reason)
-        log.info("deployment.settled", state=state, revision=revision_id, reason=reason)
-        for model, wish in self._wishes.items():
-            if wish.desired.id == revision_id:
-                fresh = await asyncio.to_thread(self._registry.get_revision, revision_id)
-                self._wishes[model] = replace(wish, desired=fresh)
+        fresh = await asyncio.to_thread(self._registry.get_revision, revision_id)
+        # The number is what people are shown; the id is in prediction ids.
+        log.info(
+            "deployment.settled", model=model, number=fresh.number, revision=revision_id, state=state, reason=reason
+        )
+        wish = self._wishes.get(model)
+        if wish is not None and wish.desired.id == revision_id:
+            self._wishes[model] = replace(wish, desired=fresh)
 
     # ------------------------------------------------------------------ workers
 
@@ -407,6 +409,13 @@ class Controller:
         """Which lane would serve the version on this machine, if deployed with these settings."""
         return self._placements.lane_and_device(version, settings)[0]
 
+    def measured_as(self, model: str) -> tuple[str, str] | None:
+        """Digest and machine under which the measurements of a model's deployment are kept; None: it isn't deployed."""
+        wish = self._wishes.get(model)
+        if wish is None or not wish.desired.arms:
+            return None
+        return self._placements.evidence(*self._placed(model, wish.desired.id))
+
     async def settled(self, revision_id: int, timeout_seconds: float) -> DeploymentRevision:
         """The revision once it is ready, failed or replaced; or as it is when the time is over."""
         deadline = time.monotonic() + timeout_seconds
@@ -441,8 +450,11 @@ class Controller:
 
     def _reason(self, model: str, shown: DeploymentRevision) -> str:
         """What people should know: why it doesn't serve or isn't replaced, else why gateways don't run it."""
-        demoted = self._placements.why_demoted(shown)
-        return self._model_state(model).reason or (f"Gateways stopped running it: {demoted}" if demoted else "")
+        demoted, desired = self._placements.why_demoted(shown), self._wishes[model].desired
+        reason = self._model_state(model).reason
+        if reason and shown.id != desired.id:
+            return f"Version {desired.arms[0].version}, which was asked for last, is not served: {reason}"
+        return reason or (f"Gateways stopped running it: {demoted}" if demoted else "")
 
 
 def _addresses(workers: Iterable[Worker]) -> Iterable[WorkerAddress]:

@@ -55,7 +55,7 @@ class Placements:
 
     async def recall(self, revision: DeploymentRevision, version: ModelVersion) -> None:
         """Look up what an earlier deployment measured of these bytes on this machine."""
-        evidence = self._evidence(revision, version)
+        evidence = self.evidence(revision, version)
         if evidence not in self._looked_up:
             found = await asyncio.to_thread(self._registry.find_calibration, *evidence)
             self._looked_up.add(evidence)
@@ -70,7 +70,7 @@ class Placements:
             self._unsaved[evidence] = measured
         return known == measured
 
-    def _evidence(self, revision: DeploymentRevision, version: ModelVersion) -> Evidence:
+    def evidence(self, revision: DeploymentRevision, version: ModelVersion) -> Evidence:
         """Under what a measurement for this revision is kept: a batch's cost depends on device and largest batch."""
         asked = self.effective(revision, version)
         if asked.lane != "batch":
@@ -139,7 +139,7 @@ class Placements:
 
     def choice(self, revision: DeploymentRevision, version: ModelVersion) -> Choice | None:
         """How a revision is placed, the same as long as it is wanted; None until its version has been measured."""
-        measured = self._measured.get(self._evidence(revision, version))
+        measured = self._measured.get(self.evidence(revision, version))
         if revision.id not in self._choices and measured is not None:
             asked = self.effective(revision, version)
             self._choices[revision.id] = calibration.choose(
@@ -151,7 +151,7 @@ class Placements:
         """What a worker that starts now should measure by; None when that is done."""
         if self.choice(revision, version) is not None:
             return None
-        asked, machine = self.effective(revision, version), self._evidence(revision, version)[1]
+        asked, machine = self.effective(revision, version), self.evidence(revision, version)[1]
         return CalibrationOrder(self._cores, asked, machine, self._gateways, self._settings.graph_rewrites)
 
     def batching(self, revision: DeploymentRevision, version: ModelVersion) -> ServingSettings | None:
@@ -161,12 +161,12 @@ class Placements:
 
     def curve(self, revision: DeploymentRevision, version: ModelVersion) -> tuple[tuple[int, int, float, int], ...]:
         """What is known of the cost of its batches."""
-        measured = self._measured.get(self._evidence(revision, version))
+        measured = self._measured.get(self.evidence(revision, version))
         return measured.curve if measured is not None else ()
 
     def rewritten(self, revision: DeploymentRevision, version: ModelVersion) -> bool:
         """Whether it was found to be better with its graph rewritten."""
-        measured = self._measured.get(self._evidence(revision, version))
+        measured = self._measured.get(self.evidence(revision, version))
         return measured is not None and measured.rewritten
 
     def engines(self, revision: DeploymentRevision, version: ModelVersion) -> int:
@@ -183,7 +183,7 @@ class Placements:
         choice = self.choice(revision, version)
         if choice is None or self.why_demoted(revision):
             return None
-        return calibration.inline_spec(self._measured[self._evidence(revision, version)], choice, package, weights)
+        return calibration.inline_spec(self._measured[self.evidence(revision, version)], choice, package, weights)
 
     def is_demoted(self, revision_id: int) -> bool:
         """Whether a gateway gave it up since this process started."""

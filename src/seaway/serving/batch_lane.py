@@ -217,7 +217,7 @@ class BatchLane:
         return LimitsNow(
             limits.max_rows, limits.max_tokens, limits.max_delay_ns / 1e9,
             length_bucketing=limits.bucketing, latency_target_seconds=self._limits.latency_target_seconds,
-            preferred_rows=limits.preferred_sizes,
+            preferred_rows=limits.preferred_sizes, target_missed=self._limits.target_missed,
         )  # fmt: skip
 
     def device_use(self) -> DeviceUse | None:

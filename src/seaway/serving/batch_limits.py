@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -169,10 +170,16 @@ class AdaptiveLimits:
     smaller batches would only make that worse.
     """
 
-    def __init__(self, calibrated: BatchLimits, *, latency_target_seconds: float | None = None) -> None:
+    def __init__(
+        self, calibrated: BatchLimits, *, latency_target_seconds: float | None = None, fastest_seconds: float = 0.0
+    ) -> None:
+        """`fastest_seconds`: what the fastest batch that was measured took."""
         calibrated = replace(calibrated, max_width=calibrated.longest)
         self._calibrated = calibrated
         self.latency_target_seconds = latency_target_seconds
+        allowed = math.inf if latency_target_seconds is None else latency_target_seconds * TARGET_SHARE
+        self.target_missed = fastest_seconds > allowed
+        """Not even the smallest batch is fast enough."""
         self._allowed_ns = None if latency_target_seconds is None else latency_target_seconds * TARGET_SHARE * 1e9
         self._share = 1.0
         self._ceiling: BatchLimits | None = None

@@ -79,7 +79,11 @@ def open_lane(
     )  # fmt: skip
     return BatchLane(
         predictor,
-        AdaptiveLimits(limits, latency_target_seconds=asked.latency_target_seconds),
+        AdaptiveLimits(
+            limits,
+            latency_target_seconds=asked.latency_target_seconds,
+            fastest_seconds=min((seconds for _, _, seconds, _ in curve if seconds >= 0), default=0.0),
+        ),
         QueueBounds(max_queue_size, MAX_WAITING_ROWS, MAX_WAITING_BYTES),
         owner=owner, collator=collator, preparers=_preparers(predictor),
     )  # fmt: skip

@@ -32,6 +32,8 @@ class LimitsNow(msgspec.Struct, frozen=True):
     length_bucketing: bool = True
     latency_target_seconds: float | None = None
     preferred_rows: tuple[int, ...] = ()
+    target_missed: bool = False
+    """Not even a single sample was fast enough for the target when it was measured."""
 
 
 class BatchCounters(msgspec.Struct):

@@ -51,6 +51,20 @@ async def test_an_empty_body_deploys_the_newest(http: httpx.AsyncClient, filled:
     assert (await http.put(PATH)).json()["arms"][0]["version"] == 2
 
 
+@pytest.mark.parametrize("wait", [0, 1])
+async def test_what_was_ready_once_and_cannot_be_served_now_is_no_success(
+    wait: int, http: httpx.AsyncClient, filled: Registry, operations: FakeOperations
+) -> None:
+    await http.put(PATH, params={"wait": 1}, json={"version": 1})
+    operations.down["scale"] = "The runtime needs a package that is not installed."
+
+    answer = await http.put(PATH, params={"wait": wait}, json={"version": 1})
+
+    assert answer.status_code == 503
+    assert "deployed already, and can't be served now: The runtime needs a package" in answer.json()["error"]
+    assert filled.get_deployment("scale").number == 1
+
+
 async def test_who_waits_gets_the_state_that_it_settles_in(
     http: httpx.AsyncClient, filled: Registry, operations: FakeOperations
 ) -> None:

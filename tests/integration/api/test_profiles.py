@@ -13,6 +13,7 @@ from seaway.api import profiles
 from seaway.errors import InferenceFailed
 from seaway.registry import Registry
 from seaway.serving.profile import Progress
+from seaway.testing import FakeOperations
 from seaway.types import Calibration
 
 PATH = "/api/models/scale/versions/1/profile"
@@ -145,3 +146,16 @@ async def test_what_batches_cost_is_shown_of_a_version_that_was_never_profiled(
             {"rows": 32, "tokens": 8, "run_us": None, "memory_bytes": 20},
         ],
     }  # fmt: skip
+
+
+async def test_of_several_measurements_of_batches_the_deployed_one_is_shown(
+    http: httpx.AsyncClient, filled: Registry, operations: FakeOperations
+) -> None:
+    digest = filled.get_model_version("scale", 1).digest
+    for dtype in ("fp16", "fp32"):
+        measured = Calibration(1, 2, 3, 0.1, 5, (), True, f"here, {dtype}", curve=((1, 8, 0.002, 10),), dtype=dtype)
+        filled.add_calibration(digest, measured, actor="control")
+
+    assert (await http.get(PATH)).json()["batches"]["dtype"] == "fp32"
+    operations.measured["scale"] = (digest, "here, fp16")
+    assert (await http.get(PATH)).json()["batches"]["dtype"] == "fp16"
