@@ -310,6 +310,79 @@ def ran_inline(response: httpx.Response) -> bool:
     return response.headers["server-timing"].startswith("queue;dur=0,")
 
 
+def whole_quotient(tmp_path: Path, *, hidden: bool) -> Path:
+    """a / b of whole numbers; `hidden`: behind an operator whose outputs nobody here knows."""
+    nodes: list[Any] = [("Div", ["a", "b"], ["y"], {})]
+    if hidden:
+        nodes = [
+            ("ExpandDims", ["a", "axis"], ["c"], {"domain": "com.microsoft"}),
+            ("ExpandDims", ["b", "axis"], ["d"], {"domain": "com.microsoft"}),
+            ("Div", ["c", "d"], ["y"], {}),
+        ]
+    kind = graphs.INT64
+    package = write_package(
+        tmp_path,
+        graphs.model(
+            nodes, [("a", kind, ["n", 1]), ("b", kind, ["n", 1])], [("y", kind, ["n", 1, 1] if hidden else ["n", 1])],
+            {"axis": np.array(2, np.int32)} if hidden else {},
+        ),
+        "known_answers: known.json",
+    )  # fmt: skip
+    outputs = [[2]] if hidden else [2]
+    (package / "known.json").write_text(json.dumps([{"inputs": {"a": [6], "b": [3]}, "outputs": outputs}]))
+    return package
+
+
+def test_a_model_that_a_request_can_kill_runs_in_workers(server: SeawayServer, tmp_path: Path) -> None:
+    server.register("quotient", whole_quotient(tmp_path, hidden=False))
+    server.deploy("quotient")
+    found = live(server, "quotient")
+    assert found["choice"]["placement"] == "worker"
+    assert "divides whole numbers by what a request may say (Div)" in found["choice"]["why"]
+    assert published(server, "quotient")["inline"] is None
+
+
+def test_a_version_that_ends_two_gateways_runs_in_none_and_one_that_was_idle_is_not_blamed(tmp_path: Path) -> None:
+    with SeawayServer(gateways=1) as one:
+        one.register("deadly", whole_quotient(tmp_path / "deadly", hidden=True))
+        scale(one, "innocent", tmp_path, 2.0)
+        one.deploy("deadly")
+        one.deploy("innocent")
+
+        def ask(model: str, inputs: Any) -> httpx.Response | None:
+            try:
+                return httpx.post(f"{one.url}/predict/{model}", json={"inputs": inputs}, timeout=20)
+            except httpx.TransportError:
+                return None  # the gateway has just died, or is not back yet
+
+        def inline(model: str, inputs: Any) -> bool:
+            found = ask(model, inputs)
+            return found is not None and ran_inline(found)
+
+        def killed(then: Any) -> None:
+            before = one.pids["gateway-0"]
+            wait_until(lambda: inline("deadly", {"a": [6], "b": [3]}) and inline("innocent", [1, 2, 3]), 20, one.stderr)
+            then(before)
+            wait_until(lambda: ask("innocent", [1, 2, 3]) and one.pids["gateway-0"] != before, 20, one.stderr)
+
+        for _ in range(3):
+            killed(lambda pid: os.kill(pid, signal.SIGKILL))
+        for _ in range(2):
+            killed(lambda pid: ask("deadly", {"a": [-(2**63)], "b": [-1]}))
+
+        def demoted() -> Any:
+            return one.http.get("/api/deployments/deadly").json()["demoted"]
+
+        wait_until(demoted, 20, one.stderr)
+        assert "2 gateways in a row ended while they ran it" in demoted()
+        assert published(one, "deadly")["inline"] is None
+        assert published(one, "innocent")["inline"] is not None
+        before = one.pids["gateway-0"]
+        ask("deadly", {"a": [-(2**63)], "b": [-1]})
+        assert one.pids["gateway-0"] == before
+        wait_until(lambda: inline("innocent", [1, 2, 3]), 20, one.stderr)
+
+
 def test_an_inline_version_leaves_large_bodies_and_many_rows_to_its_worker(
     server: SeawayServer, tmp_path: Path
 ) -> None:

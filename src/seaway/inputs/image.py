@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import io
+import re
 import struct
 import zlib
 from collections.abc import Sequence
@@ -31,6 +32,23 @@ RESAMPLING = {
     "nearest": Image.Resampling.NEAREST, "box": Image.Resampling.BOX, "bilinear": Image.Resampling.BILINEAR,
     "hamming": Image.Resampling.HAMMING, "bicubic": Image.Resampling.BICUBIC, "lanczos": Image.Resampling.LANCZOS,
 }  # fmt: skip
+
+SCANS_A_PIXEL = 20
+"""How often the pixels of a request may be gone through: `max_pixels` times this, of which a progressive JPEG takes a
+part for each of its scans (as a rule 10, of CMYK 18). A scan costs 35 ms at 50 million pixels, 120 with arithmetic
+coding, even one of 10 bytes, and nothing can end it: so up to 2.5 s."""
+_LEAST_PIXELS = 1_000_000
+_SCAN_MARGIN = 63
+"""Added to both sides: a scan has at least a block and tables to make, and decodes whole blocks."""
+_READS, _BYTES_A_READ = 2_000, 64
+"""Headers are read by Python, a microsecond for each piece: a file may consist of so many, and one more for so many
+bytes. 64 MB of empty segments took half a minute."""
+_COLOUR_PROFILES = 4
+"""Of a PNG, which has one; unpacking each may take 2 ms, and 5 MB held 5,000. Pixels may look like the name, too."""
+_JPEG, _START_OF_SCAN = b"\xff\xd8\xff", b"\xff\xda"
+_MARKER = re.compile(rb"\xff([\x02-\xcf\xd8-\xfe])")
+"""But for the numbered restarts in what is coded, which have no length after them; nor have two of these."""
+_SOI, _EOI, _SOS = 0xD8, 0xD9, 0xDA
 
 # `max_pixels` below is the limit, checked from the header before anything is decoded; the library's own only warns.
 Image.MAX_IMAGE_PIXELS = None
@@ -85,15 +103,24 @@ class ImageInput:
     def prepare(self, inputs: Any) -> Samples:
         samples, bare = split(inputs, lambda value: isinstance(value, str | bytes), limit=self._limit)
         pixels_left = self.options.max_pixels
+        scanned_left = SCANS_A_PIXEL * max(pixels_left, _LEAST_PIXELS)
         rows = []
         for number, sample in enumerate(samples):
-            image = _open(sample, at(number, bare=bare))
+            content = _content(sample, at(number, bare=bare))
+            image = _open(content, at(number, bare=bare))
             pixels_left -= image.width * image.height
             if pixels_left < 0:
                 raise PayloadTooLarge(
                     f"The images have more than {self.options.max_pixels} pixels in all (input.max_pixels); "
                     "send smaller ones or fewer."
                 )
+            if content.startswith(_JPEG):
+                scanned_left -= _scanned(content, image, scanned_left)
+                if scanned_left < 0:
+                    raise PayloadTooLarge(
+                        f"{at(number, bare=bare)} is a JPEG of so many scans that decoding it takes too long; "
+                        "save it as an ordinary one (baseline, or progressive with about 10 scans)."
+                    )
             rows.append(self._pixels(image, at(number, bare=bare)))
         return stack(self._signature, {self._tensor.name: np.stack(rows)}, rows=len(rows), bare=bare)
 
@@ -123,13 +150,72 @@ class ImageInput:
         return np.ascontiguousarray(array.transpose(2, 0, 1)) if self.options.layout == "NCHW" else array
 
 
-def _open(sample: Any, where: str) -> Image.Image:
+class _Pieces(io.BytesIO):
+    """A file that says no to whoever reads it in ever so many small pieces."""
+
+    def __init__(self, content: bytes) -> None:
+        super().__init__(content)
+        self._left = _READS + len(content) // _BYTES_A_READ
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self._left -= 1
+        if self._left < 0:
+            raise _TooManyPieces("it consists of too many pieces for its size")
+        return super().read(size)
+
+
+class _TooManyPieces(ValueError):
+    pass
+
+
+def _open(content: bytes, where: str) -> Image.Image:
     """The image with only its header read."""
-    content = sample if isinstance(sample, bytes) else _decode_base64(sample, where)
+    if content.startswith(b"\x89PNG") and content.count(b"iCCP") > _COLOUR_PROFILES:
+        raise InvalidRequest(f"{where} is a damaged image: it has more than one colour profile.")
     try:
-        return Image.open(io.BytesIO(content), formats=FORMATS)
+        image = Image.open(_Pieces(content), formats=FORMATS)
+    except _TooManyPieces as error:
+        raise InvalidRequest(f"{where} is a damaged image: {error}.") from error
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error) as error:
         raise InvalidRequest(f"{where} is not a readable image; accepted are {', '.join(FORMATS)}.") from error
+    if any(tile[0] == "bmp_rle" for tile in image.tile):
+        # The library unpacks them in Python: 6 s for 29 kB.
+        raise InvalidRequest(f"{where} is a run-length encoded BMP, which is not read; save it without, or as PNG.")
+    return image
+
+
+def _scanned(content: bytes, image: Image.Image, most: int) -> int:
+    """How many pixels decoding a JPEG goes through, all its scans together; counted no further than past `most`.
+
+    >>> _scanned(b"\\xff\\xd8\\xff\\xda\\0\\2\\xff\\xda\\0\\2\\xff\\xd9", Image.new("L", (37, 37)), 10**6)
+    20000
+    """
+    each = (image.width + _SCAN_MARGIN) * (image.height + _SCAN_MARGIN)
+    # More than there are, as other images in the file, a thumbnail or a film behind it, are searched too: in time of
+    # nearly nothing, and mostly enough.
+    scans = content.count(_START_OF_SCAN)
+    return (scans if scans * each <= most else _scans(content, most // each + 1)) * each
+
+
+def _scans(content: bytes, most: int) -> int:
+    """How many scans a JPEG has, as its decoder finds them; `most` where that or its segments are too many."""
+    position = scans = 0
+    for _ in range(_READS + len(content) // _BYTES_A_READ):
+        found = _MARKER.search(content, position)
+        if found is None or scans >= most:
+            return scans
+        position, kind = found.end(), found[1][0]
+        if kind == _EOI and scans:
+            return scans  # before the first scan it ends tables of their own, and the image follows
+        if kind not in {_SOI, _EOI}:
+            scans += kind == _SOS
+            # What is coded follows a scan's header: 0xff in it has a 0 behind it, or the number of a restart.
+            position += max(2, int.from_bytes(content[position : position + 2], "big"))
+    return most
+
+
+def _content(sample: Any, where: str) -> bytes:
+    return sample if isinstance(sample, bytes) else _decode_base64(sample, where)
 
 
 def _decode_base64(sample: Any, where: str) -> bytes:

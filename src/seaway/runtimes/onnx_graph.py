@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import mmap
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
 from seaway.errors import InvalidPackage
 from seaway.runtimes.base import Operators
+from seaway.runtimes.onnx_division import division_by_input
 
 CONTROL_FLOW = frozenset({"Loop", "Scan", "If", "SequenceMap"})
 """Run a graph of their own, also where a file hides that graph."""
@@ -51,7 +53,24 @@ def operators(path: Path) -> Operators:
         except ValueError as error:
             raise InvalidPackage(f"{path.name!r} is not an ONNX model: it is empty.") from error
         with mapped:
-            return _Walk(mapped, path.name).operators()
+            found = _Walk(mapped, path.name).operators()
+    return replace(found, obstacle=_obstacle(path)) if found.all & {"Div", "Mod"} else found
+
+
+def _obstacle(path: Path) -> str:
+    with path.open("rb") as file:
+        # Not closed before everything that looks into it is gone.
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    try:
+        operator = division_by_input(memoryview(mapped))
+    except ValueError as error:
+        raise InvalidPackage(f"{path.name!r} is not an ONNX model: {error}") from error
+    if not operator:
+        return ""
+    return (
+        f"Its graph divides whole numbers by what a request may say ({operator}), and the lowest of them divided by -1 "
+        "ends the process that runs it"
+    )
 
 
 class _Walk:

@@ -35,7 +35,7 @@ QUIET_NS = 250_000_000
 _TELL_NS = 25_000_000
 _LOOK_NS = 5_000_000
 _MAX_DEATHS = 2
-"""Gateways that may end while they run a version, before none does."""
+"""Gateways that may end while they run a version, with others or alone, before none does."""
 
 
 class Company:
@@ -86,6 +86,7 @@ class Assistant:
         self._waiting: deque[LocalFlight] = deque()
         self._turns = False
         self._run_ns = 0
+        plane.running = page.running(gateway)
         self._died_in, self._deaths = page.begin_life(gateway, time.monotonic_ns())
 
     def refuses(self, revision: int) -> str:

@@ -100,13 +100,18 @@ class ActivityPage:
         """This gateway runs a version now; 0: no longer. Called in that gateway only."""
         self._words[_WORDS * gateway + _RUNNING] = revision
 
+    def running(self, gateway: int) -> memoryview:
+        """The one word that `set_running` writes, for whom a call for each run costs too much."""
+        at = _WORDS * gateway + _RUNNING
+        return self._words[at : at + 1]
+
     def set_loading(self, gateway: int, revision: int) -> None:
         """This gateway loads a version now; 0: no longer. Called in that gateway only."""
         self._words[_WORDS * gateway + _LOADING] = revision
 
     def begin_life(self, gateway: int, now_ns: int) -> tuple[int, int]:
-        """The revision that the last gateways of this number were running or loading when they died, and how many in a
-        row.
+        """The revision that the last gateway of this number was running or loading when it died, and how many of all
+        gateways did so in a row.
         """
         at, words = _WORDS * gateway, self._words
         if running := words[at + _RUNNING] or words[at + _LOADING]:
@@ -114,7 +119,13 @@ class ActivityPage:
             words[at + _DEATHS] = words[at + _DEATHS] + 1 if again else 1
             words[at + _DIED_IN], words[at + _DIED_AT] = running, now_ns
             words[at + _RUNNING] = words[at + _LOADING] = 0
-        return words[at + _DIED_IN], words[at + _DEATHS]
+        died_in = words[at + _DIED_IN]
+        recent = (
+            words[row + _DEATHS]
+            for row in range(0, len(words), _WORDS)
+            if row == at or (words[row + _DIED_IN] == died_in and now_ns < words[row + _DIED_AT] + _ROW_NS)
+        )
+        return died_in, sum(recent) if died_in else 0
 
 
 def confine(thread_id: int, cpus: Sequence[int]) -> None:

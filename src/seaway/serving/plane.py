@@ -60,6 +60,8 @@ class DataPlane:
         """By model: the one version that serves it, if this gateway may lend its workers a hand."""
         self.assistant: Assistant | None = None
         """None: it never does."""
+        self.running: memoryview | list[int] = [0]
+        """In the first place the revision that runs here at this moment, for who looks should it end this process."""
         self.isolation: GatewayIsolation | None = None
         """None: nothing is done about slow models beside those that run here."""
         self.on_moved_out: Callable[[ServedVersion, str], None] = lambda served, reason: None
@@ -172,11 +174,15 @@ class DataPlane:
             request.protocol, body, request.header_length,
             request.content_type, request.content_encoding, request.accept_encoding,
         )  # fmt: skip
+        running = self.running
+        running[0] = served.revision  # as nothing between two runs is the model's fault, only for so long
         try:
             found = version.answer(payload, prediction_id)
         except SeawayError as error:
             self.count(served, outcome_of(error), None, time.monotonic_ns() - started)
             return error
+        finally:
+            running[0] = 0
         if found is None:
             return None
         if self.isolation is not None:

@@ -32,12 +32,27 @@ def encoded(image: Image.Image, kind: str = "PNG") -> bytes:
 
 def png_header(width: int, height: int) -> bytes:
     """A PNG that says how large it is and holds next to nothing."""
-
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+TABLES = b"\xff\xdb\x00\x43\x00" + b"\x01" * 64 + b"\xff\xc4\x00\x14\x10" + bytes([1] + [0] * 15) + b"\xe0"
+SCAN = b"\xff\xda\x00\x08\x01\x01\x00\x01\x3f\x10"
+SEGMENT = b"\xff\xe5\x00\x02"
+
+
+def jpeg_of_scans(size: int, scans: int, before: bytes = b"") -> bytes:
+    """A progressive JPEG whose scans change nothing, for a few bytes each."""
+    blocks = (size // 8) ** 2
+    bits = ("0" + "1" * 14) * (blocks // 32_767 + 1)
+    bits += "1" * (-len(bits) % 8)
+    data = int(bits, 2).to_bytes(len(bits) // 8, "big").replace(b"\xff", b"\xff\x00")
+    frame = b"\xff\xc2" + struct.pack(">HBHHB", 11, 8, size, size, 1) + b"\x01\x11\x00"
+    return b"\xff\xd8" + before + frame + TABLES + (SCAN + data) * scans + b"\xff\xd9"
 
 
 RED = Image.new("RGB", (8, 8), (255, 0, 0))
@@ -98,6 +113,102 @@ def test_the_limit_counts_all_images_of_a_request() -> None:
     assert images(max_pixels=128).prepare([text, text]).rows == 2
     with pytest.raises(PayloadTooLarge, match="128 pixels"):
         images(max_pixels=128).prepare([text, text, text])
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        b"",
+        b"\xff" * 5 + b"\xd9\xff\xd8",
+        SEGMENT + b"\xff\xe1\x00\x00" + b"\xff\x00\xff\xff" + b"\xff\xdb\x00\x43\x00" + b"\x01" * 64,
+    ],
+    ids=["plain", "behind tables of their own", "behind odd segments"],
+)
+def test_a_jpeg_with_a_thousand_scans_is_refused_before_it_is_decoded(before: bytes) -> None:
+    assert images().prepare(jpeg_of_scans(4096, 40, before)).rows == 1
+    with pytest.raises(PayloadTooLarge, match="JPEG of so many scans"):
+        images().prepare(jpeg_of_scans(4096, 1000, before))
+
+
+def test_scans_of_all_images_of_a_request_count_together() -> None:
+    text = base64.b64encode(jpeg_of_scans(2048, 100)).decode()
+    assert images().prepare([text, text]).rows == 2
+    with pytest.raises(PayloadTooLarge, match=r"inputs\[2\] is a JPEG of so many scans"):
+        images().prepare([text, text, text])
+
+
+def test_small_jpegs_may_have_ten_scans_each_where_few_pixels_are_allowed() -> None:
+    noise = Image.fromarray(np.random.default_rng(1).integers(0, 255, (64, 64, 3), dtype=np.uint8))
+    file = io.BytesIO()
+    noise.save(file, "JPEG", progressive=True)
+    assert file.getvalue().count(b"\xff\xda") == 10
+    text = base64.b64encode(file.getvalue()).decode()
+    assert images(max_pixels=64 * 64 * 64).prepare([text] * 64).rows == 64
+
+
+def test_what_only_looks_like_scans_in_a_thumbnail_or_behind_the_picture_is_none() -> None:
+    likeness = b"\xff\xda" * 20_000
+    photograph = encoded(RED, "JPEG")
+    thumbnail = b"\xff\xe1" + struct.pack(">H", 2 + len(likeness)) + likeness
+    assert images().prepare(photograph[:2] + thumbnail + photograph[2:] + likeness * 10).rows == 1
+
+
+def test_a_jpeg_may_be_full_of_restarts() -> None:
+    restarts = b"".join(b"\xff" + bytes([0xD0 + number % 8]) for number in range(100_000))
+    photograph = encoded(RED, "JPEG")
+    likeness = b"\xff\xfe" + struct.pack(">H", 60_002) + b"\xff\xda" * 30_000
+    assert images().prepare(photograph[:2] + likeness + photograph[2:-2] + restarts + b"\xff\xd9").rows == 1
+
+
+def pieces(kind: str, piece: bytes, times: int) -> bytes:
+    """A small picture with so many pieces in its header."""
+    picture = encoded(RED.convert("P") if kind == "GIF" else RED, kind)
+    at = {"JPEG": 2, "PNG": 33, "GIF": 13 + 3 * (2 << (picture[10] & 7))}[kind]
+    return picture[:at] + piece * times + picture[at:]
+
+
+@pytest.mark.parametrize(
+    ("kind", "piece"),
+    [("JPEG", SEGMENT), ("JPEG", b"\xff"), ("PNG", chunk(b"abCd", b"")), ("GIF", b"!\xfe\x01a\x00")],
+    ids=["segments", "padding", "chunks", "comments"],
+)
+def test_a_header_of_very_many_small_pieces_is_refused_and_one_of_a_hundred_is_read(kind: str, piece: bytes) -> None:
+    assert images().prepare(pieces(kind, piece, 100)).rows == 1
+    with pytest.raises(InvalidRequest, match="too many pieces"):
+        images().prepare(pieces(kind, piece, 20_000))
+
+
+def test_pictures_in_many_chunks_of_ordinary_size_are_read() -> None:
+    noise = Image.fromarray(np.random.default_rng(1).integers(0, 255, (1000, 1000, 3), dtype=np.uint8))
+    whole = encoded(noise)
+    pixels = zlib.compress(zlib.decompress(b"".join(idat(whole))), 0)
+    parts = b"".join(chunk(b"IDAT", pixels[at : at + 512]) for at in range(0, len(pixels), 512))
+    assert images().prepare(whole[:33] + parts + chunk(b"IEND", b"")).rows == 1
+
+
+def idat(png: bytes) -> list[bytes]:
+    """The contents of its chunks of pixels."""
+    found, at = [], 8
+    while at < len(png):
+        (length,) = struct.unpack_from(">I", png, at)
+        if png[at + 4 : at + 8] == b"IDAT":
+            found.append(png[at + 8 : at + 8 + length])
+        at += length + 12
+    return found
+
+
+def test_a_png_with_hundreds_of_colour_profiles_is_refused() -> None:
+    profile = chunk(b"iCCP", b"icc\0\0" + zlib.compress(bytes(1_000_000), 9))
+    assert images().prepare(pieces("PNG", profile, 1)).rows == 1
+    with pytest.raises(InvalidRequest, match="more than one colour profile"):
+        images().prepare(pieces("PNG", profile, 500))
+
+
+def test_a_bmp_with_run_length_encoding_is_refused_with_what_to_do() -> None:
+    runs = b"\x08\x01\0\0" * 8 + b"\0\1"
+    head = struct.pack("<IHHIIiiHHIIiiII", 1078 + len(runs), 0, 0, 1078, 40, 8, 8, 1, 8, 1, len(runs), 0, 0, 256, 0)
+    with pytest.raises(InvalidRequest, match="save it without"):
+        images().prepare(b"BM" + head + bytes(1024) + runs)
 
 
 @pytest.mark.parametrize(

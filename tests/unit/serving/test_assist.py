@@ -285,7 +285,36 @@ def test_a_version_in_whose_runs_two_gateways_died_runs_in_none(page: ActivityPa
     page.set_running(1, 0)
     assert Assistant(plane, page, 1).refuses(7)
     assert not Assistant(plane, page, 1).refuses(8)
-    assert not Assistant(plane, page, 0).refuses(7)
+    assert not Assistant(plane, page, 0).refuses(7), "no gateway of this number has died; the other one tells it"
+
+
+def test_deaths_of_different_gateways_count_together(page: ActivityPage) -> None:
+    page.set_running(0, 7)
+    assert page.begin_life(0, 1) == (7, 1)
+    page.set_running(1, 8)
+    assert page.begin_life(1, 2) == (8, 1)
+    page.set_running(1, 7)
+    assert page.begin_life(1, 3) == (7, 2)
+    page.set_running(1, 7)
+    assert page.begin_life(1, 2 + 3600 * 10**9) == (7, 2), "the other one's was longer ago"
+
+
+@pytest.mark.parametrize("error", [None, InvalidRequest("no"), InferenceFailed("no")])
+def test_an_inline_run_is_noted_for_as_long_as_it_takes_however_it_ends(
+    error: SeawayError | None, page: ActivityPage, plane: Workers
+) -> None:
+    noted = []
+
+    def run() -> None:
+        noted.append(page.running(0)[0])
+        if error is not None:
+            raise error
+
+    plane.script.then = run
+    version = plane._assisted["m"]
+    plane.answer_inline(version, CALL, b"{}")
+    assert noted == [7]
+    assert page.begin_life(0, 1) == (0, 0), "who dies between two runs blames nobody"
 
 
 def test_deaths_count_while_loading_too_but_not_those_of_another_day(page: ActivityPage) -> None:
