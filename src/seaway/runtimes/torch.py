@@ -19,7 +19,15 @@ from seaway.packages import PackageSpec
 from seaway.packages.spec import SPEC_FILE, convert
 from seaway.runtimes.base import Array
 from seaway.runtimes.torch_archive import ITEM_BYTES, StoredTensor, read_archive
-from seaway.runtimes.torch_device import DATATYPES, Stop, TorchSession, check_range, choose_device, choose_dtype
+from seaway.runtimes.torch_device import (
+    DATATYPES,
+    Stop,
+    TorchSession,
+    check_range,
+    choose_device,
+    choose_dtype,
+    is_out_of_memory,
+)  # fmt: skip
 from seaway.runtimes.torch_graph import DTYPES, Graph
 from seaway.runtimes.torch_layers import Network, build
 from seaway.types import Signature, TensorSpec
@@ -216,8 +224,5 @@ class _memory:
         pass
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        words = ("not enough memory", "can't allocate memory", "out of memory", "Cannot allocate memory")
-        if isinstance(error, MemoryError | torch.OutOfMemoryError) or (
-            isinstance(error, RuntimeError | OSError) and any(word in str(error) for word in words)
-        ):
+        if error is not None and is_out_of_memory(error):
             raise InvalidPackage(f"{self._file!r} needs more memory to load than is allowed.") from error

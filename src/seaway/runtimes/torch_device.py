@@ -39,7 +39,11 @@ DATATYPES = {
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _NUMPY = {"BOOL": "b", "UINT8": "u", "INT8": "i", "INT16": "i", "INT32": "i", "INT64": "i"}
 _DEVICE = re.compile(r"auto|cpu|cuda(:(?P<number>\d{1,3}))?")
-_NO_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "Cannot allocate memory", "bad allocation")
+_NO_MEMORY = re.compile(
+    "out of memory|not enough memory|can't allocate memory|Cannot allocate memory|bad allocation|bad_alloc|ALLOC_FAILED"
+    # oneDNN says no more when it gets none; of what it can't compute at all, it couldn't create a "descriptor".
+    "|could not (create|execute) a primitive(?! descriptor)|could not create a memory object"
+)
 _LOST = (
     "device-side assert", "illegal memory access", "unspecified launch failure", "misaligned address", "CUDA error",
     "an illegal instruction",
@@ -276,7 +280,7 @@ class _translated:
 
 def _raise(error: Exception) -> NoReturn:
     message = _clean(str(error))
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or any(word in str(error) for word in _NO_MEMORY):
+    if is_out_of_memory(error):
         raise OutOfMemory("The model asked for more memory than there is for it.") from error
     if isinstance(error, torch.AcceleratorError) or any(word in message for word in _LOST):
         raise DeviceLost(f"The device failed: {message}") from error
@@ -284,6 +288,13 @@ def _raise(error: Exception) -> NoReturn:
         # It ran on its warm-up inputs: what an operator can't compute is this input, sizes that don't fit say.
         raise InvalidRequest(f"The model can't compute this input: {message}") from error
     raise InferenceFailed(f"The model failed: {type(error).__name__}: {message}") from error
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """True for what torch and its libraries raise when they get no memory; most of it are plain RuntimeErrors."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError | OSError) and _NO_MEMORY.search(str(error)) is not None
 
 
 def _clean(message: str) -> str:

@@ -259,6 +259,8 @@ def _token_limits(package: Path, config: Json) -> list[Any]:
 def positions(config: Json) -> Any:
     """Tokens that the model has positions for, as config.json says it."""
     limit, padding = config.get("max_position_embeddings"), config.get("pad_token_id")
+    if limit is None and "relative_attention_num_buckets" not in config:
+        return config.get("n_positions")  # GPT-2 and its kin; T5 has the key, too, and no end to its positions
     if config.get("model_type") in _NUMBERED_FROM_PADDING and isinstance(limit, int) and isinstance(padding, int):
         return limit - padding - 1
     return limit

@@ -284,6 +284,7 @@ def _node(**changes: Any) -> bytes:
         ("torch.ops.aten.mul.out", "which writes to what it is given"),
         ("torch.ops.aten.mul_.Tensor", "'mul_' on what may be a weight or an input"),
         ("torch.ops.aten.bernoulli.default", "not among those"),
+        ("torch.ops.aten.lstm.data", "'lstm', which is not among those"),
         ("torch.ops.profiler._record_function_enter.default", "no plain operator"),
         ("torch.ops.higher_order.cond", "no plain operator"),
         ("_operator.attrgetter", "no plain operator"),
@@ -330,6 +331,34 @@ def test_a_graph_with_a_state_is_refused(tmp_path: Path) -> None:
 
     text = refused(tmp_path, torches.archive(Counts(), torch.zeros(2, 3)))
     assert "writes to its own state" in text or "what may be a weight" in text
+
+
+class Remembers(nn.Module):
+    """Adds what it is given to a weight, through an operator that may give a view of it."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(3))
+        self.how = how
+
+    def forward(self, x: Tensor) -> Tensor:
+        views = {
+            "einsum": lambda: torch.einsum("i->i", self.seen),
+            "broadcast_tensors": lambda: torch.broadcast_tensors(self.seen, x[0])[0],
+            "meshgrid": lambda: torch.meshgrid(self.seen, torch.zeros(1), indexing="ij")[0],
+            "_unsafe_view": lambda: torch.ops.aten._unsafe_view(self.seen, [3]),
+            "unsafe_chunk": lambda: torch.unsafe_chunk(self.seen, 1)[0],
+        }
+        view = views[self.how]()
+        view.add_(x.sum(0).reshape(view.shape))
+        return x * 0 + view.reshape(3)
+
+
+@pytest.mark.parametrize("how", ["einsum", "broadcast_tensors", "meshgrid", "_unsafe_view", "unsafe_chunk"])
+def test_a_graph_that_writes_to_a_view_of_its_weights_is_refused(tmp_path: Path, how: str) -> None:
+    content = torches.archive(Remembers(how), torch.ones(2, 3))
+
+    assert "'add_' on what may be a weight or an input" in refused(tmp_path, content)
 
 
 # --------------------------------------------------------------------------- zip files

@@ -259,6 +259,23 @@ def test_some_models_number_positions_from_behind_the_padding(kind: str, tokens:
     assert positions({"model_type": kind, "max_position_embeddings": 514, "pad_token_id": 1}) == tokens
 
 
+def test_gpt_2_and_its_kin_have_another_word_for_their_positions() -> None:
+    assert positions({"model_type": "gpt2", "n_positions": 32}) == 32
+
+
+def test_positions_that_are_relative_have_no_end() -> None:
+    assert positions({"model_type": "t5", "n_positions": 32, "relative_attention_num_buckets": 8}) is None
+
+
+def test_more_tokens_than_n_positions_are_too_large(tmp_path: Path) -> None:
+    torches.write_classifier(tmp_path, "gpt2", **KINDS["gpt2"])
+    session = load(tmp_path)
+
+    session.check(feeds([[2] * 32]))
+    with pytest.raises(PayloadTooLarge, match="has 33 tokens; the model takes 32"):
+        session.check(feeds([[2] * 33]))
+
+
 def test_the_least_of_all_limits_of_tokens_is_taken(tmp_path: Path) -> None:
     torches.write_bert(tmp_path, spec="task: embeddings")
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"model_max_length": 10**30}))
