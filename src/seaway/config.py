@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +20,18 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from seaway.errors import ConfigurationError
 
 MIB = 1 << 20
+DEVICE, DEVICES = r"^(auto|cpu|cuda(:\d{1,3})?)$", "auto, cpu, cuda or cuda:N"
+"""What a device may be called: for programs, and for people."""
+_SECRETS = {"api_key", "database_url"}
+_NO_SETTINGS = {"SEAWAY_CONFIG", "SEAWAY_URL"}
+_EXPECTED = {
+    "int_type": "a whole number", "int_parsing": "a whole number", "int_from_float": "a whole number",
+    "float_type": "a number", "float_parsing": "a number", "finite_number": "a finite number", "string_type": "text",
+    "bool_type": "true or false", "bool_parsing": "true or false", "path_type": "a path",
+    "literal_error": "{expected}", "string_pattern_mismatch": DEVICES,
+    "greater_than": "more than {gt}", "greater_than_equal": "at least {ge}", "less_than_equal": "at most {le}",
+}  # fmt: skip
+"""What a setting must be, by what pydantic calls the mistake."""
 
 
 class Settings(BaseSettings):
@@ -41,7 +55,7 @@ class Settings(BaseSettings):
     lane: Literal["auto", "cpu", "batch"] = Field(
         "auto", description="cpu: a sample at a time on each core; batch: many together; auto: batch on a GPU."
     )
-    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d{1,3})?)$", description="What the batch lane runs on.")
+    device: str = Field("auto", pattern=DEVICE, description="What the batch lane runs on.")
     isolation: bool = Field(
         True,
         description="Slow models leave cores to the gateways while these run fast ones (half of them at most), and "
@@ -89,8 +103,7 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        path = Path(os.environ.get("SEAWAY_CONFIG", "seaway.toml"))
-        return (init_settings, env_settings, TomlConfigSettingsSource(settings_cls, toml_file=path))
+        return (init_settings, env_settings, TomlConfigSettingsSource(settings_cls, toml_file=settings_file()))
 
     @property
     def url(self) -> str:
@@ -115,6 +128,11 @@ class Settings(BaseSettings):
         return cls.model_validate_json(path.read_bytes())
 
 
+def settings_file() -> Path:
+    """The file with settings, which need not be there."""
+    return Path(os.environ.get("SEAWAY_CONFIG", "seaway.toml"))
+
+
 def child_environment(*, worker: bool) -> dict[str, str]:
     """What a child process inherits. A worker runs somebody's model: no secrets, and no thread pools of its own."""
     # glibc gives tensors of more than 128 kB back to the kernel after each request, and takes new pages for the next:
@@ -128,15 +146,47 @@ def child_environment(*, worker: bool) -> dict[str, str]:
 
 def load_settings(**flags: Any) -> Settings:
     """Settings from flags (None: not given), environment and file. Raises ConfigurationError in one sentence."""
+    given = {name: value for name, value in flags.items() if value is not None}
     try:
-        return Settings(**{name: value for name, value in flags.items() if value is not None})
+        settings = Settings(**given)
     except pydantic.ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"])
-        problem = first["msg"].removeprefix("Value error, ").rstrip(".")
-        raise ConfigurationError(f"The setting {name!r} is wrong: {problem}.") from error
+        raise ConfigurationError(_explained(error.errors()[0], given)) from error
     except ValueError as error:
         raise ConfigurationError(f"The settings file can't be read: {error}.") from error
+    for variable in os.environ:
+        _check_variable(variable)
+    return settings
+
+
+def _explained(finding: Mapping[str, Any], flags: Mapping[str, Any]) -> str:
+    """What pydantic found, as a sentence that says what is possible and where the wrong value stands."""
+    name = ".".join(str(part) for part in finding["loc"])
+    variable = f"SEAWAY_{name.upper()}"
+    is_variable = name not in flags and any(variable == given.upper() for given in os.environ)
+    place = "" if name in flags else f" (in {variable if is_variable else settings_file()})"
+    if finding["type"] == "extra_forbidden":
+        close = get_close_matches(name, Settings.model_fields, n=1)
+        meant = f"did you mean {close[0]!r}?" if close else "`seaway serve --print-config` lists them all."
+        return f"There is no setting {name!r}{place}; {meant}"
+    expected = _EXPECTED.get(finding["type"])
+    if expected is None:
+        problem = str(finding["msg"]).removeprefix("Value error, ").rstrip(".")
+        return f"The setting {name!r} is wrong: {problem}{place}."
+    context = finding.get("ctx") or {}
+    limits = {key: f"{limit:.15g}" if isinstance(limit, float) else limit for key, limit in context.items()}
+    value = "" if name in _SECRETS else f", not {str(finding['input'])[:100]!r}"
+    return f"The setting {name!r} is wrong: it must be {expected.format_map(limits)}{value}{place}."
+
+
+def _check_variable(variable: str) -> None:
+    """Refuse a variable that was meant to be a setting. Others may have ours as prefix: Kubernetes makes some."""
+    upper = variable.upper()
+    name = upper.removeprefix("SEAWAY_").lower()
+    if name == upper.lower() or upper in _NO_SETTINGS or name in Settings.model_fields:
+        return
+    alike = [known for known in Settings.model_fields if abs(len(known) - len(name)) <= 2]  # a slip of the finger
+    if close := get_close_matches(name, alike, n=1, cutoff=0.75):
+        raise ConfigurationError(f"There is no setting {name!r} (in {variable}); did you mean {close[0]!r}?")
 
 
 def client_address() -> tuple[str, str | None]:

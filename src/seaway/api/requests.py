@@ -13,12 +13,15 @@ from pydantic import AfterValidator, Field
 from seaway.api.bodies import read_body
 from seaway.api.explain import explain
 from seaway.api.objects import read_object
+from seaway.config import DEVICE, DEVICES
 from seaway.errors import InvalidRequest, PayloadTooLarge
+from seaway.packages.known import advice
 from seaway.types import NAME, DeploymentRevision, Json, ModelVersion, ServingSettings
 
 MAX_JSON_BYTES = 1 << 20
 MAX_NUMBER = 2**31 - 1
 _SILENCE_SECONDS = 30.0
+_COMPARED_CHARACTERS = 60
 Model = TypeVar("Model", bound=pydantic.BaseModel)
 
 
@@ -67,9 +70,20 @@ def body_of(kind: type[Model]) -> Callable[[Request], Awaitable[Model]]:
         try:
             return kind.model_validate(read_object(raw or b"{}"))
         except pydantic.ValidationError as error:
-            raise InvalidRequest(explain(error.errors())) from error
+            raise InvalidRequest(_explained(error, kind)) from error
 
     return read
+
+
+def _explained(error: pydantic.ValidationError, kind: type[pydantic.BaseModel]) -> str:
+    """The first thing that is wrong with a body, with the key that was meant, or what is possible."""
+    first = error.errors()[0]
+    if first["type"] == "extra_forbidden" and len(first["loc"]) == 1:
+        name = str(first["loc"][0])[:_COMPARED_CHARACTERS]
+        return f'"{name}" is not known here; {advice(name, list(kind.model_fields))}'
+    if first["type"] == "string_pattern_mismatch" and first["ctx"]["pattern"] == DEVICE:
+        return explain([{**first, "msg": f"Expected {DEVICES}"}])
+    return explain([first])
 
 
 def described(kind: type[pydantic.BaseModel]) -> Json:

@@ -10,10 +10,11 @@ import typer
 from seaway import __version__
 from seaway.cli import data, deployments, models, predict, profile
 from seaway.cli.command import Common, JsonOption, KeyOption, UrlOption
-from seaway.cli.deferred import DeferredCommand, ShowGroup
+from seaway.cli.deferred import DeferredCommand, RootGroup, ShowGroup
 
 app = typer.Typer(
     name="seaway",
+    cls=RootGroup,
     no_args_is_help=True,
     rich_markup_mode=None,  # plain help has room for long flags, and needs no terminal to be read
     pretty_exceptions_enable=False,
@@ -62,12 +63,20 @@ app.command("models")(models.models)
 app.command("alias")(models.alias)
 app.command("profile")(profile.profile)
 
-datasets = typer.Typer(cls=ShowGroup, help="Datasets and their versions: `datasets`, `datasets NAME`, `datasets add`.")
+datasets = typer.Typer(
+    cls=ShowGroup,
+    subcommand_metavar="[NAME | COMMAND [ARGS]...]",
+    help="Datasets and their versions: `datasets`, `datasets NAME`, `datasets add`.",
+)
 datasets.command("show")(data.show_datasets)
 datasets.command("add")(data.add_dataset)
 app.add_typer(datasets, name="datasets")
 
-experiments = typer.Typer(cls=ShowGroup, help="Experiments: `experiments`, `experiments ID`, `experiments create`.")
+experiments = typer.Typer(
+    cls=ShowGroup,
+    subcommand_metavar="[ID | COMMAND [ARGS]...]",
+    help="Experiments: `experiments`, `experiments ID`, `experiments create`.",
+)
 experiments.command("show")(data.show_experiments)
 experiments.command("create")(data.create_experiment)
 app.add_typer(experiments, name="experiments")

@@ -53,6 +53,7 @@ def _print_dataset_versions(dataset: Json) -> None:
             for item in dataset["versions"]
         ],
         empty="The dataset has no version.",
+        less=["by", "registered", "digest"],
     )
 
 
@@ -103,6 +104,8 @@ def _print_experiments(found: list[Json]) -> None:
         ["experiment", "model", "dataset", "gave versions", "created"],
         rows,
         empty="There is no experiment; `seaway experiments create` makes one.",
+        less=["created"],
+        ids=["experiment"],
     )
 
 

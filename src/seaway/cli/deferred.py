@@ -1,8 +1,8 @@
-"""How commands hang together: one that is built when it is asked for, and groups with a command that needs no name."""
+"""How commands hang together: one that is built when it is asked for, groups, and what wrong values are told."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -31,6 +31,42 @@ class DeferredCommand(TyperCommand):
 
     def invoke(self, ctx: Any) -> Any:
         return self._built.invoke(ctx)
+
+
+class RootGroup(TyperGroup):
+    """All commands: `help deploy` means `deploy --help`, and wrong values are told in words of people."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args[:1] == ["help"]:
+            args = [*args[1:], "--help"]
+        return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except typer.BadParameter as error:
+            # Newer versions of typer have pydantic read the values.
+            if found := getattr(error.__cause__, "errors", None):
+                error.message = _wrong_value(found()[0]) or error.message
+            raise
+
+
+_EXPECTED = {
+    "int_parsing": "a whole number", "float_parsing": "a number", "greater_than_equal": "at least {ge}",
+    "less_than_equal": "at most {le}", "finite_number": "a finite number",
+}  # fmt: skip
+
+
+def _wrong_value(finding: Mapping[str, Any]) -> str | None:
+    """
+    >>> _wrong_value({"type": "greater_than_equal", "ctx": {"ge": 1}, "input": "0", "msg": ""})
+    "must be at least 1, not '0'."
+    """
+    if expected := _EXPECTED.get(finding["type"]):
+        limits = {name: f"{limit:.10g}" for name, limit in (finding.get("ctx") or {}).items()}
+        return f"must be {expected.format_map(limits)}, not {finding['input']!r}."
+    message = str(finding["msg"])
+    return message.removeprefix("Value error, ") if finding["type"] == "value_error" else None
 
 
 class ShowGroup(TyperGroup):

@@ -10,8 +10,10 @@ import typer
 
 from seaway.cli import table
 from seaway.cli.command import FAILED, Call, asks_server
-from seaway.cli.values import checked_name
+from seaway.cli.values import checked_device, checked_name, positive
 from seaway.types import Json, ServingSettings
+
+_SHORT_REASON = 30
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", callback=checked_name, help="Name of the model.")]
 Reason = Annotated[str, typer.Option(metavar="TEXT", help="Why; kept with the deployment.")]
@@ -25,13 +27,19 @@ def deploy(  # noqa: PLR0913 - a command's flags are its parameters
     version: Annotated[
         str | None, typer.Argument(metavar="VERSION|ALIAS", help="Which version; without it, the newest.")
     ] = None,
-    engines: Annotated[int | None, typer.Option(metavar="NUMBER", min=1, help="Engine threads, one core each.")] = None,
-    processes: Annotated[int | None, typer.Option(metavar="NUMBER", min=1, help="Worker processes.")] = None,
+    engines: Annotated[
+        int | None, typer.Option(metavar="NUMBER", min=1, max=1024, help="Engine threads, one core each.")
+    ] = None,
+    processes: Annotated[int | None, typer.Option(metavar="NUMBER", min=1, max=256, help="Worker processes.")] = None,
     max_queue_size: Annotated[
-        int | None, typer.Option(metavar="NUMBER", min=1, help="Requests that may wait in one worker; more get 429.")
+        int | None,
+        typer.Option(
+            metavar="NUMBER", min=1, max=1_000_000, help="Requests that may wait in one worker; more get 429."
+        ),
     ] = None,
     timeout_seconds: Annotated[
-        float | None, typer.Option(metavar="NUMBER", help="A request's deadline when it brings none.")
+        float | None,
+        typer.Option(metavar="NUMBER", max=3600, callback=positive, help="A request's deadline when it brings none."),
     ] = None,
     placement: Annotated[
         Literal["auto", "inline", "worker"] | None,
@@ -48,25 +56,32 @@ def deploy(  # noqa: PLR0913 - a command's flags are its parameters
         ),
     ] = None,
     device: Annotated[
-        str | None, typer.Option(metavar="DEVICE", help="Of the batch lane: auto, cpu, cuda or cuda:N.")
+        str | None,
+        typer.Option(metavar="DEVICE", callback=checked_device, help="Of the batch lane: auto, cpu, cuda or cuda:N."),
     ] = None,
     dtype: Annotated[
         Literal["auto", "fp32", "bf16", "fp16"] | None,
         typer.Option(metavar="auto|fp32|bf16|fp16", help="What the batch lane computes in."),
     ] = None,
-    max_batch_rows: Annotated[int | None, typer.Option(metavar="NUMBER", min=1, help="Samples of one batch.")] = None,
+    max_batch_rows: Annotated[
+        int | None, typer.Option(metavar="NUMBER", min=1, max=65_536, help="Samples of one batch.")
+    ] = None,
     max_batch_tokens: Annotated[
-        int | None, typer.Option(metavar="NUMBER", min=1, help="Samples of a batch times its longest length.")
+        int | None,
+        typer.Option(metavar="NUMBER", min=1, max=100_000_000, help="Samples of a batch times its longest length."),
     ] = None,
     preferred_batch_rows: Annotated[
         str | None,
         typer.Option(metavar="NUMBER,...", help="Sizes that a batch leaves with rather than with more samples: 8,16."),
     ] = None,
     max_queue_delay_seconds: Annotated[
-        float | None, typer.Option(metavar="NUMBER", min=0, help="How long a free device waits for company.")
+        float | None, typer.Option(metavar="NUMBER", min=0, max=60, help="How long a free device waits for company.")
     ] = None,
     latency_target_seconds: Annotated[
-        float | None, typer.Option(metavar="NUMBER", help="Batches are kept so small that they take half of it.")
+        float | None,
+        typer.Option(
+            metavar="NUMBER", max=3600, callback=positive, help="Batches are kept so small that they take half of it."
+        ),
     ] = None,
     length_bucketing: Annotated[bool | None, typer.Option(help="Whether texts of like length ride together.")] = None,
     reason: Reason = "",
@@ -150,8 +165,11 @@ def _print_status(live: Json) -> None:
         ["model", "state", "version", "placement", "engines", "worker pids", "answered", "memory", "reason"],
         [_model_row(name, model) for name, model in sorted(live["models"].items())],
         empty="No model is deployed; register one with `seaway register MODEL PATH`, then `seaway deploy MODEL`.",
+        less=["memory", "worker pids", "engines", "placement", "answered"],
     )
     for name, model in sorted(live["models"].items()):
+        if len(model["reason"]) > _SHORT_REASON:
+            table.note(f"{name}: {model['reason']}")
         if model["choice"]:
             table.note(f"{name}: {model['choice']['why']}")
             if limits := _limits(model["workers"]):
@@ -167,7 +185,7 @@ def _limits(workers: Sequence[Json]) -> str:
     limits = next((worker["batches"] for worker in workers if worker.get("batches")), None)
     if limits is None:
         return ""
-    tokens = f" and {limits['max_tokens']:,} tokens with padding" if limits["max_tokens"] else ""
+    tokens = f" and {table.counted(limits['max_tokens'], 'token')} with padding" if limits["max_tokens"] else ""
     seconds, target = limits["max_queue_delay_seconds"], limits.get("latency_target_seconds")
     more = [
         f", waiting up to {seconds * 1e3:g} ms for company" if seconds else "",
@@ -175,7 +193,7 @@ def _limits(workers: Sequence[Json]) -> str:
         f", preferably {' or '.join(map(str, sizes))}" if (sizes := limits.get("preferred_rows")) else "",
         f", kept below half of {target * 1e3:g} ms" if target else "",
     ]
-    return f"Batches of up to {limits['max_rows']} samples{tokens}{''.join(more)}.{_batched(workers)}"
+    return f"Batches of up to {table.counted(limits['max_rows'], 'sample')}{tokens}{''.join(more)}.{_batched(workers)}"
 
 
 def _batched(workers: Sequence[Json]) -> str:
@@ -188,6 +206,7 @@ def _batched(workers: Sequence[Json]) -> str:
 
 
 def _model_row(name: str, model: Json) -> list[Any]:
+    """A line of the table; a long reason stands below it."""
     workers = model["workers"]
     memory = sum(worker.get("memory_bytes") or 0 for worker in workers)
     return [
@@ -199,7 +218,7 @@ def _model_row(name: str, model: Json) -> list[Any]:
         " ".join(str(worker["pid"] or "starting") for worker in workers) or None,
         model.get("answered"),
         table.size(memory) if memory else None,
-        model["reason"] or None,
+        "see below" if len(model["reason"]) > _SHORT_REASON else model["reason"] or None,
     ]
 
 
@@ -214,7 +233,17 @@ def logs(
     """The newest log lines of all processes."""
     found = call.client.logs(model, lines=lines)
     nothing = f"No line of the log is about {model}." if model else "Nothing was logged yet."
-    call.show([_event(line) for line in found], lambda _: table.say("\n".join(found)) if found else table.note(nothing))
+    shown = [_readable(line) for line in found] if table.is_terminal() else found
+    call.show([_event(line) for line in found], lambda _: table.say("\n".join(shown)) if shown else table.note(nothing))
+
+
+def _readable(line: str) -> str:
+    """
+    >>> _readable('{"took": "4 \\\\u00b5s"}')
+    '{"took": "4 µs"}'
+    """
+    event = _event(line)
+    return line if event is line else json.dumps(event, ensure_ascii=False)
 
 
 def _event(line: str) -> Any:

@@ -66,6 +66,7 @@ def _print_models(found: list[Json]) -> None:
         ["model", "newest version", "versions", "aliases", "description"],
         rows,
         empty="No model is registered; `seaway register MODEL PATH` does it.",
+        less=["versions"],
     )
 
 
@@ -90,6 +91,8 @@ def _print_versions(model: Json) -> None:
             for item in model["versions"]
         ],
         empty="The model has no version.",
+        less=["by", "size", "runtime", "experiment", "registered"],
+        ids=["experiment"],
     )
 
 

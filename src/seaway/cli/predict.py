@@ -56,7 +56,8 @@ def _ask(call: Call, model: str, value: Any, version: str | None) -> Prediction:
     try:
         return call.client.predict(model, value, version=version)
     except InvalidRequest as error:
-        taken = _inputs(call, model, version) if _SHAPE.search(str(error)) else ""
+        # Of a wrong size the server itself says which is right.
+        taken = _inputs(call, model, version) if _SHAPE.search(str(error)) and " takes [" not in str(error) else ""
         if not taken:
             raise
         raise InvalidRequest(f"{error} {model} takes {taken}; * is any size.") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -56,7 +57,8 @@ def _measure(call: Call, model: str, version: str) -> Json:
 
 def _title(found: Json) -> str:
     measured = found["result"] or found["batches"]
-    return f"{found['model']} version {found['version']} on {measured['machine']}"
+    machine = re.sub(r" (on|in) auto\b", "", measured["machine"])
+    return f"{found['model']} version {found['version']} on {machine}"
 
 
 def _print(found: Json) -> None:
@@ -140,7 +142,8 @@ def _print_batches(batches: Json | None) -> None:
         ]
         for point, rate in zip(batches["points"], rates, strict=True)
     ]  # fmt: skip
-    table.note(f"Batches, on {batches['device']} in {batches['dtype']}, as measured when it was first deployed so")
+    told = [f" {word} {batches[what]}" for word, what in (("on", "device"), ("in", "dtype")) if batches[what] != "auto"]
+    table.note(f"Batches{',' * bool(told)}{''.join(told)}, as measured when it was first deployed so")
     if batches["max_difference"] is not None:
         off, cosine = batches["max_difference"], batches["min_cosine"]
         table.note(f"Answers differ from the CPU's in fp32 by at most {off:g}; cosine at least {cosine:.5f}")

@@ -10,6 +10,7 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
     from seaway.client import Progress
 
 _PIPE_COLUMNS = 1000  # what reads a pipe has no edge to wrap at
+_GAP = 3  # between two columns
+_ID_CHARACTERS = 12
+_WRAPPED, _LEAST = 24, 8
+"""Where room is short, only cells wider than the first are wrapped; the second is the least that a cell is left."""
 
 
 def printable(value: object) -> str:
@@ -57,21 +62,113 @@ def complain(text: str) -> None:
     _console(sys.stderr).print(f"Error: {printable(text)}", style="red")
 
 
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str) -> None:
-    """Rows under their headings, or the sentence `empty` when there are none. None is shown as a dash."""
+def print_table(
+    columns: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    *,
+    empty: str,
+    less: Sequence[str] = (),
+    ids: Sequence[str] = (),
+) -> None:
+    """Rows under their headings, or the sentence `empty` when there are none. None is shown as a dash.
+
+    A terminal too narrow for them gets the columns `ids` in short, and not all of `less`, whose first goes first.
+    """
     from rich import box
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for column in columns:
-        table.add_column(column, overflow="fold")  # a name that is cut can't be copied
-    for row in rows:
-        table.add_row(*("-" if cell is None else printable(cell) for cell in row))
-    if not table.row_count:
+    texts = [["-" if cell is None else printable(cell) for cell in row] for row in rows]
+    if not texts:
         say(empty)
         return
-    # Soft wrapping is for sentences; a table folds its cells.
-    _console(sys.stdout).print(table, soft_wrap=False)
+    shown = [_Column(name, [row[at] for row in texts]) for at, name in enumerate(columns)]
+    console = _console(sys.stdout)
+    fitted = fit(shown, console.width, less=less, ids=ids)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for column in fitted:
+        # Lines end between words; a word that is wider than its column ends in an ellipsis.
+        table.add_column(column.name, overflow="ellipsis", width=column.width)
+    for row in zip(*(column.cells for column in fitted), strict=True):
+        table.add_row(*row)
+    # Soft wrapping is for sentences.
+    console.print(table, soft_wrap=False)
+    if len(fitted) < len(shown) or any(column.lacks_something() for column in fitted):
+        note("There is more than fits here; --json has all.")
+
+
+@dataclass(slots=True)
+class _Column:
+    """A column of a table, and how wide it is drawn."""
+
+    name: str
+    cells: list[str]
+    width: int = 0
+    shortened: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.width:
+            self.width = max(_width(line) for text in (self.name, *self.cells) for line in text.split("\n"))
+
+    def widest_word(self) -> int:
+        return max((_width(word) for text in (self.name, *self.cells) for word in text.split()), default=0)
+
+    def in_short(self) -> _Column:
+        cells = [cell[:_ID_CHARACTERS] for cell in self.cells]
+        return _Column(self.name, cells, shortened=cells != self.cells)
+
+    def lacks_something(self) -> bool:
+        return self.shortened or self.width < self.widest_word()
+
+
+def fit(columns: Sequence[_Column], room: int, *, less: Sequence[str] = (), ids: Sequence[str] = ()) -> list[_Column]:
+    """What is drawn of a table in `room` characters: all if it can be; never half a word without an ellipsis."""
+    if _missing(columns, room) <= 0:
+        return list(columns)
+    fitted = [column.in_short() if column.name in ids else column for column in columns]
+    for name in less:
+        if _missing(fitted, room) <= sum(max(column.width - _when_wrapped(column), 0) for column in fitted):
+            break
+        fitted = [column for column in fitted if column.name != name]
+    fitted = _narrowed(fitted, room, _when_wrapped)
+    return _narrowed(fitted, room, lambda column: max(_width(column.name), _LEAST))
+
+
+def _when_wrapped(column: _Column) -> int:
+    return max(column.widest_word(), _WRAPPED)
+
+
+def _narrowed(columns: list[_Column], room: int, least: Callable[[_Column], int]) -> list[_Column]:
+    """The columns, the widest of them narrower until all have room or none may become narrower."""
+    narrowed = [replace(column) for column in columns]
+    for _ in range(_missing(columns, room)):
+        may = [column for column in narrowed if column.width > least(column)]
+        if not may:
+            break
+        max(may, key=lambda column: column.width).width -= 1
+    return narrowed
+
+
+def _missing(columns: Sequence[_Column], room: int) -> int:
+    return sum(column.width for column in columns) + _GAP * (len(columns) - 1) - room
+
+
+def _width(text: str) -> int:
+    from rich.cells import cell_len
+
+    return cell_len(text)
+
+
+def counted(number: int, what: str) -> str:
+    """
+    >>> counted(1, "sample"), counted(4096, "token")
+    ('1 sample', '4,096 tokens')
+    """
+    return f"{number:,} {what}" + ("" if number == 1 else "s")
+
+
+def is_terminal() -> bool:
+    """Whether a person reads the answers."""
+    return sys.stdout.isatty()
 
 
 def moment(text: str | None) -> str | None:

@@ -1,8 +1,12 @@
-"""Values on the command line that are JSON: written out, in a file (`@file`), or on standard input (`-`)."""
+"""Values on the command line: what is checked before a server is asked, and JSON.
+
+JSON is written out, in a file (`@file`), or on standard input (`-`).
+"""
 
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -22,6 +26,24 @@ def checked_name(name: str | None) -> str | None:
             "beginning with a letter or digit."
         )
     return name
+
+
+def checked_device(device: str | None) -> str | None:
+    """For --device. Raises BadParameter (exit code 2) with what is possible; None stays None."""
+    if device is None:
+        return None
+    from seaway.config import DEVICE, DEVICES  # not for --help, since it takes long to import
+
+    if not re.fullmatch(DEVICE, device):
+        raise typer.BadParameter(f"must be {DEVICES}, not {device!r}.")
+    return device
+
+
+def positive(number: float | None) -> float | None:
+    """For durations that can't be nothing. Raises BadParameter (exit code 2); None stays None."""
+    if number is not None and number <= 0:
+        raise typer.BadParameter(f"must be more than 0, not {number:g}.")
+    return number
 
 
 def read_file(name: str) -> bytes:

@@ -82,7 +82,8 @@ def check_shape(shape: tuple[int, ...], spec: TensorSpec, *, where: str) -> None
     wanted = spec.shape
     if wanted == () or (len(shape) == len(wanted) and all(w in {-1, s} for s, w in zip(shape, wanted, strict=True))):
         return
-    raise InvalidRequest(f"{where} has shape {list(shape)}; {spec.name!r} takes {list(wanted)} (-1 is any size).")
+    any_size = " (-1 is any size)" if -1 in wanted else ""
+    raise InvalidRequest(f"{where} has shape {list(shape)}; {spec.name!r} takes {list(wanted)}{any_size}.")
 
 
 def explain(message: str, where: str) -> str:

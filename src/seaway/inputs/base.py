@@ -124,7 +124,8 @@ def check_rows(rows: int, limit: int | None) -> None:
     """Refuse a request with more samples than the package, or any package, allows."""
     limit = limit or MAX_BATCH_SIZE
     if rows > limit:
-        raise InvalidRequest(f"The request has {rows} samples; {limit} are allowed (serving.max_batch_size).")
+        are = "is" if limit == 1 else "are"
+        raise InvalidRequest(f"The request has {rows} samples; {limit} {are} allowed (serving.max_batch_size).")
 
 
 def stack(signature: Signature, feeds: Feeds, *, rows: int, bare: bool) -> Samples:

@@ -7,6 +7,7 @@ in `categories`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, NoReturn, Self
 
@@ -34,6 +35,8 @@ from seaway.types import Signature, TensorSpec
 
 Category = str | int | bool
 NAN = float("nan")
+_LISTED, _COMPARED = 10, 100
+"""Categories that an error lists, and how many are compared with a wrong one, by as many of its characters."""
 
 
 class Feature(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -152,8 +155,19 @@ class Column:
         if code is None:
             code = self._unknown
         if code is None:
-            raise InvalidRequest(f"{where}: {shown(value)} is not a category of the feature {self.name!r}.")
+            raise InvalidRequest(
+                f"{where}: {shown(value)} is not a category of the feature {self.name!r}; {self._meant(value)}"
+            )
         return code
+
+    def _meant(self, value: Any) -> str:
+        """The category that is like `value`, else those there are, at most ten of them."""
+        categories = [category for _, category in self._codes or {}]
+        texts = [category for category in categories[:_COMPARED] if isinstance(category, str)]
+        if isinstance(value, str) and (close := get_close_matches(value[:_COMPARED], texts, n=1)):
+            return f"did you mean {shown(close[0])}?"
+        listed = [shown(category) for category in categories[:_LISTED]]
+        return f"there are: {', '.join(listed + ['...'] * (len(categories) > _LISTED))}."
 
     def _number(self, value: Any, where: str) -> Any:
         if value.__class__ is not float and value.__class__ is not int:

@@ -116,12 +116,13 @@ class TextInput:
                 if encoding.overflowing and max((end for _, end in encoding.offsets), default=0) <= certain:
                     return encoding
             elif sum(end <= certain for _, end in encoding.offsets) > allowed:
-                raise PayloadTooLarge(f"{where} has more than {allowed} tokens, which are allowed (input.max_tokens).")
+                raise PayloadTooLarge(f"{where} {_too_many(allowed)}")
             n_characters *= 4
         encoding = self._tokenizer.encode(text)
         if len(encoding.ids) > allowed:
             n_tokens = len(encoding.ids)
-            raise PayloadTooLarge(f"{where} has {n_tokens} tokens; {allowed} are allowed (input.max_tokens).")
+            are = "is" if allowed == 1 else "are"
+            raise PayloadTooLarge(f"{where} has {n_tokens} tokens; {allowed} {are} allowed (input.max_tokens).")
         return encoding
 
     def _can_be_padded(self) -> Padding | None:
@@ -157,6 +158,15 @@ class TextInput:
             start = width - len(row) if self._pad_left else 0
             array[number, start : start + len(row)] = row
         return array
+
+
+def _too_many(allowed: int) -> str:
+    """
+    >>> _too_many(256)
+    'has more than the 256 tokens that are allowed (input.max_tokens).'
+    """
+    tokens = "token that is" if allowed == 1 else "tokens that are"
+    return f"has more than the {allowed} {tokens} allowed (input.max_tokens)."
 
 
 def _check_inputs(inputs: Sequence[TensorSpec]) -> None:

@@ -42,6 +42,17 @@ def known_values(kind: Any, value: Any, path: str) -> list[str]:
     return [str(word) for one in _at(kind, value, path) if isinstance(one, inspect.LiteralType) for word in one.values]
 
 
+def value_at(value: Any, path: str) -> Any:
+    """What stands at `path` in `value`; None where that can't be told.
+
+    >>> value_at({"sizes": [1, "b"]}, ".sizes[1]")
+    'b'
+    """
+    for step in _STEP.finditer(path):
+        value = _inside(value, step)
+    return value
+
+
 def _at(kind: Any, value: Any, path: str) -> list[inspect.Type]:
     """The types that may stand at `path`; of several with tags, the one that `value` names."""
     found = _chosen(inspect.type_info(kind), value)

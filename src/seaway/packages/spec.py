@@ -16,7 +16,7 @@ import yaml
 from msgspec import Meta
 
 from seaway.errors import InvalidPackage
-from seaway.packages.known import advice, known_keys, known_values
+from seaway.packages.known import advice, known_keys, known_values, value_at
 from seaway.packages.manifest import safe_path
 from seaway.types import Json
 
@@ -147,7 +147,7 @@ def _explain(message: str, section: str, value: Any, kind: Any) -> str:
     >>> _explain("Object contains unknown field `pool` - at `$`", "output", {"pool": "mean"}, OutputSpec)
     "unknown key 'output.pool'; did you mean 'pooling'?"
     >>> _explain("Expected `int`, got `str` - at `$.engines`", "serving", {"engines": "2"}, ServingDefaults)
-    "'serving.engines': expected `int`, got `str`."
+    "'serving.engines' must be a whole number, not '2'."
     """
     text, _, where = message.partition(" - at `$")
     where = where.rstrip("`")
@@ -160,7 +160,38 @@ def _explain(message: str, section: str, value: Any, kind: Any) -> str:
         return f"{key!r}: there is no {wrong[1][:80]!r}; known are: {', '.join(known)}."
     if missing := re.fullmatch(r"Object missing required field `(.*)`", text):
         return f"{f'{key}.{missing[1]}'.removeprefix('the file.')!r} is required."
+    if expected := _EXPECTED.fullmatch(text):
+        return f"{key!r} must be {_expected(expected)}, not {_shown(value_at(value, where), expected['got'])}."
     return f"{key!r}: {text[:1].lower()}{text[1:]}."
+
+
+_EXPECTED = re.compile(
+    r"Expected `(?P<kinds>[^`]*)`(?: (?P<length>of length )?(?P<sign>[<>]=?) (?P<limit>[\d.]+))?"
+    r"(?:, got `(?P<got>.*)`)?"
+)
+_KINDS = {
+    "int": "a whole number", "float": "a number", "bool": "true or false", "str": "text", "array": "a list",
+    "object": "keys and values",
+}  # fmt: skip
+_SIGNS = {">=": "at least", ">": "more than", "<=": "at most", "<": "less than"}
+_SHOWN_CHARACTERS = 60
+
+
+def _expected(found: re.Match[str]) -> str:
+    """What is possible there; that a key may be left out goes without saying."""
+    kinds = [_KINDS.get(kind, kind) for kind in found["kinds"].split(" | ") if kind != "null"]
+    limit = f"{_SIGNS[found['sign']]} {found['limit']}" if found["sign"] else ""
+    if found["length"]:
+        return f"{' or '.join(kinds)} of {limit} {'characters' if found['kinds'].startswith('str') else 'values'}"
+    return f"{' or '.join(kinds)}, {limit}" if limit else " or ".join(kinds) or "left out"
+
+
+def _shown(value: Any, kind: str | None) -> str:
+    """A value of the file, if it is short; `kind` is what msgspec calls it."""
+    if value is None or isinstance(value, dict | list | tuple):
+        return _KINDS.get(kind or "", kind or "that") if kind != "null" else "nothing"
+    text = repr(value[:_SHOWN_CHARACTERS] if isinstance(value, str) else value)
+    return text if len(text) <= _SHOWN_CHARACTERS + 2 else "this"
 
 
 def _read_labels(package: Path, path: str) -> list[str]:

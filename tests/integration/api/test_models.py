@@ -155,7 +155,7 @@ BAD = [
     ("a NUL in seaway.yaml", [("model.onnx", scale_model(2)), ("seaway.yaml", b'description: "a\\0b"\n')], {}, 400,
      "seaway.yaml is not valid YAML (line 1): text must be Unicode without NUL"),
     ("engines without number", [("model.onnx", scale_model(2)), ("seaway.yaml", b"serving: {engines: 2000}\n")], {},
-     400, "'serving.engines': expected `int` <= 1024"),
+     400, "'serving.engines' must be a whole number, at most 1024, not"),
     ("metrics that are no JSON", [("model.onnx", scale_model(2))], {"metrics": "0.9"}, 400, "metrics"),
     ("an archive that is none", [("package.zip", b"hello")], {}, 400, "archive"),
     ("half an archive", [("package.tar.gz", tarred(("model.onnx", scale_model(2)))[:60])], {}, 400, "archive"),

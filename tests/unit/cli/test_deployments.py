@@ -156,6 +156,64 @@ def test_status_says_how_batches_are_made_and_what_they_were_like(server: Script
     )
 
 
+def test_a_long_reason_stands_below_the_table(server: ScriptedServer, seaway: Seaway) -> None:
+    status = live()
+    status["models"]["churn"]["reason"] = "its known answers differ " * 10
+    server.answers("GET /api/status", status)
+
+    done = seaway("status")
+
+    assert max(len(line) for line in done.stdout.splitlines()) < 130
+    assert "churn: its known answers differ its" in done.stderr
+
+
+def test_one_sample_is_no_plural(server: ScriptedServer, seaway: Seaway) -> None:
+    status = live()
+    limits = {"max_rows": 1, "max_tokens": 1, "max_queue_delay_seconds": 0}
+    status["models"]["churn"]["workers"][0]["batches"] = limits
+    server.answers("GET /api/status", status)
+
+    assert "Batches of up to 1 sample and 1 token with padding." in seaway("status").stderr
+
+
+@pytest.mark.parametrize(
+    ("typed", "told"),
+    [
+        (["--device", "gpu"], "'--device': must be auto, cpu, cuda or cuda:N, not 'gpu'."),
+        (["--lane", "bath"], "'--lane': 'bath' is not one of 'auto', 'cpu', 'batch'."),
+        (["--dtype", "fp8"], "'--dtype': 'fp8' is not one of "),
+        (["--engines", "x"], "'--engines': must be a whole number, not 'x'."),
+        (["--engines", "0"], "'--engines': must be at least 1, not '0'."),
+        (["--engines", "1025"], "'--engines': must be at most 1024, not '1025'."),
+        (["--processes", "257"], "'--processes': must be at most 256"),
+        (["--max-queue-size", "1000001"], "'--max-queue-size': must be at most 1000000, not '1000001'."),
+        (["--max-batch-rows", "65537"], "'--max-batch-rows': must be at most 65536"),
+        (["--max-batch-tokens", "100000001"], "'--max-batch-tokens': must be at most 100000000"),
+        (["--max-queue-delay-seconds", "-1"], "'--max-queue-delay-seconds': must be at least 0, not '-1'."),
+        (["--max-queue-delay-seconds", "100"], "'--max-queue-delay-seconds': must be at most 60, not '100'."),
+        (["--latency-target-seconds", "0"], "'--latency-target-seconds': must be more than 0, not 0."),
+        (["--latency-target-seconds", "x"], "'--latency-target-seconds': must be a number, not 'x'."),
+        (["--timeout-seconds", "-3"], "'--timeout-seconds': must be more than 0, not -3."),
+    ],
+)
+def test_a_value_that_cannot_be_is_wrong_usage_and_told_in_words(
+    server: ScriptedServer, seaway: Seaway, typed: list[str], told: str
+) -> None:
+    done = seaway("deploy", "churn", *typed)
+
+    assert done.exit_code == 2
+    assert f"Invalid value for {told}" in " ".join(done.stderr.split())
+    assert not server.asked
+
+
+@pytest.mark.parametrize("device", ["auto", "cpu", "cuda", "cuda:1"])
+def test_a_device_is_passed_on(server: ScriptedServer, seaway: Seaway, device: str) -> None:
+    server.answers("PUT /api/deployments/churn", revision("ready"))
+
+    assert seaway("deploy", "churn", "--device", device).exit_code == 0
+    assert server.asked[0].json["device"] == device
+
+
 def test_an_empty_server_says_what_to_do_next(server: ScriptedServer, seaway: Seaway) -> None:
     server.answers("GET /api/status", live() | {"models": {}})
 
@@ -189,6 +247,12 @@ def test_logs_are_the_lines_as_they_are(server: ScriptedServer, seaway: Seaway) 
 
     assert seaway("logs", "churn", "--lines", "2").stdout.splitlines() == lines
     assert server.asked[0].query == {"model": "churn", "lines": "2"}
+
+
+def test_logs_in_a_pipe_stay_as_they_were_written(server: ScriptedServer, seaway: Seaway) -> None:
+    server.answers("GET /api/logs", {"lines": ['{"took": "4 \\u00b5s"}']})
+
+    assert seaway("logs").stdout == '{"took": "4 \\u00b5s"}\n'
 
 
 def test_logs_are_objects_for_programs_and_a_cut_line_is_text(server: ScriptedServer, seaway: Seaway) -> None:

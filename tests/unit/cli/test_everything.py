@@ -136,6 +136,26 @@ def test_a_mistyped_command_is_guessed(seaway: Seaway) -> None:
     assert "'deploy'" in done.stderr
 
 
+@pytest.mark.parametrize("line", ["", "deploy", "datasets add"])
+def test_help_may_be_asked_for_in_a_word(seaway: Seaway, line: str) -> None:
+    told = seaway("help", *line.split())
+
+    assert told.exit_code == 0
+    assert told.stdout == seaway(*line.split(), "--help").stdout
+
+
+@pytest.mark.parametrize(("group", "named"), [("datasets", "[NAME | "), ("experiments", "[ID | ")])
+def test_a_group_that_takes_a_name_says_so(seaway: Seaway, group: str, named: str) -> None:
+    assert f"Usage: seaway {group} [OPTIONS] {named}" in seaway(group, "--help").stdout
+
+
+def test_a_wrong_flag_of_serve_is_told_in_words(seaway: Seaway) -> None:
+    done = seaway("serve", "--engines", "x")
+
+    assert done.exit_code == 2
+    assert "Invalid value for '--engines': must be a whole number, not 'x'." in done.stderr
+
+
 def test_an_unknown_option_is_wrong_usage(seaway: Seaway) -> None:
     assert seaway("status", "--verbos").exit_code == 2
 

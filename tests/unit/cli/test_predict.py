@@ -113,7 +113,7 @@ def test_a_picture_that_is_not_there_is_named(server: ScriptedServer, seaway: Se
     assert not server.asked
 
 
-REFUSED = "inputs has shape [2]; 'x' takes [3] (-1 is any size)."
+REFUSED = "inputs has rows of different lengths; a tensor needs equal ones."
 
 
 @pytest.mark.parametrize(
@@ -133,6 +133,14 @@ def test_an_input_of_another_shape_is_told_what_the_version_takes(
 
     assert (done.exit_code, done.stdout) == (1, "")
     assert done.stderr == f"Error: {REFUSED} churn takes x FP32[*,3], words BYTES[*]; * is any size.\n"
+
+
+def test_a_shape_that_the_server_has_named_is_not_named_again(server: ScriptedServer, seaway: Seaway) -> None:
+    refused = "inputs has shape [2]; 'x' takes [3]."
+    server.answers("POST /predict/churn", {"error": refused}, status=400)
+
+    assert seaway("predict", "churn", "[1, 2]").stderr == f"Error: {refused}\n"
+    assert len(server.asked) == 1
 
 
 def test_a_refusal_stays_what_it_is_when_nobody_says_what_the_version_takes(

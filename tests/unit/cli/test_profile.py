@@ -160,3 +160,13 @@ def test_what_batches_cost_is_shown_with_or_without_a_profile(
     assert "Samples/s by rows of a batch" in drawn
     assert ">8 tokens</text>" in drawn
     assert ">128 tokens</text>" in drawn
+
+
+def test_a_header_leaves_out_what_is_automatic(server: ScriptedServer, seaway: Seaway) -> None:
+    batches = BATCHES | {"machine": "x86_64; batches of 32 on cpu in auto", "device": "auto", "dtype": "auto"}
+    server.answers("GET " + PATH, profile("done") | {"batches": batches})
+
+    said = seaway("profile", "churn", "--version", "2", "--stored").output
+
+    assert "x86_64; batches of 32 on cpu\n" in said
+    assert "Batches, as measured when" in said

@@ -79,7 +79,7 @@ def test_categories_keep_their_types_apart() -> None:
     ("inputs", "says"),
     [
         ([], "empty"),
-        ({"age": 1, "city": "Rome"}, "'Rome' is not a category of the feature 'city'"),
+        ({"age": 1, "city": "Rome"}, "'Rome' is not a category of the feature 'city'; there are: "),
         ({"age": 1, "city": ["Oslo"]}, "not a category"),
         ({"age": 1, "city": 1}, "not a category"),
         ({"age": "1", "city": "Oslo"}, "'age' must be a number"),
@@ -153,3 +153,21 @@ def test_nan_needs_a_tensor_of_floats() -> None:
 def test_numbers_do_not_go_into_strings() -> None:
     with pytest.raises(InvalidPackage, match="BYTES, not numbers"):
         table(AGE | {"tensor": "city"}, CITY | {"tensor": "age"}, signature=COLUMNS)
+
+
+@pytest.mark.parametrize(
+    ("categories", "sent", "told"),
+    [
+        (["Bern", "Oslo"], "Olso", "; did you mean 'Oslo'?"),
+        (["Bern", "Oslo"], "XXX", "; there are: 'Bern', 'Oslo'."),
+        ([1, True, "1"], 7, "; there are: 1, true, '1'."),
+        ([f"c{n:03}" for n in range(50)], "XXX", "'c008', 'c009', ..."),
+    ],
+)
+def test_a_category_that_is_none_is_told_which_there_are(categories: list[Any], sent: Any, told: str) -> None:
+    city = {"name": "city", "type": "category", "categories": categories}
+
+    with pytest.raises(InvalidRequest) as caught:
+        table(AGE, city).prepare([1, sent])
+
+    assert told in str(caught.value)

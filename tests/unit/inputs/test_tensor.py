@@ -173,3 +173,14 @@ def test_too_many_dimensions_are_refused() -> None:
 def test_it_has_no_options() -> None:
     with pytest.raises(InvalidPackage, match=r"'input\.width'"):
         tensors(("x", "FP32", (-1, 3)), options={"width": 3})
+
+
+def test_any_size_is_explained_only_where_there_is_one() -> None:
+    def refused(*shape: int) -> str:
+        signature = Signature((TensorSpec("x", "FP32", (-1, *shape)),), (TensorSpec("y", "FP32", (-1,)),))
+        with pytest.raises(InvalidRequest) as caught:
+            TensorInput.open(Path(), PackageSpec(), signature).prepare([[1.0], [2.0]] if len(shape) > 1 else [1.0, 2.0])
+        return str(caught.value)
+
+    assert refused(3) == "inputs has shape [2]; 'x' takes [3]."
+    assert refused(-1, 3) == "inputs has shape [2, 1]; 'x' takes [-1, 3] (-1 is any size)."

@@ -129,7 +129,7 @@ LINEAR = {"type": "Linear", "in_features": 3, "out_features": 2}
         ([LINEAR], ONE | {"1.weight": torch.zeros(1)}, "has '1.weight', for which the architecture .* no place"),
         ([LINEAR], ONE | {"0.bias": torch.zeros(3)}, r"'0.bias' has shape \[3\]; .* needs \[2\]"),
         ([LINEAR | {"in_features": 1 << 24, "out_features": 1 << 24}], ONE, r"has shape \[2\]|has shape \[2, 3\]"),
-        ([LINEAR | {"in_features": "3"}], ONE, r"'architecture\[0\].in_features': expected `int`"),
+        ([LINEAR | {"in_features": "3"}], ONE, r"'architecture\[0\].in_features' must be a whole number, not '3'"),
         ([LINEAR | {"in_features": 0}], ONE, r"architecture\[0\].in_features"),
         ([LINEAR | {"device": "cuda"}], ONE, r"unknown key 'architecture\[0\].device'"),
         ([{"type": "Linear"}], ONE, r"'architecture\[0\].\w+' is required"),
