@@ -193,7 +193,9 @@ def _limits(workers: Sequence[Json]) -> str:
         f", preferably {' or '.join(map(str, sizes))}" if (sizes := limits.get("preferred_rows")) else "",
         f", kept below half of {target * 1e3:g} ms" if target else "",
     ]
-    return f"Batches of up to {table.counted(limits['max_rows'], 'sample')}{tokens}{''.join(more)}.{_batched(workers)}"
+    missed = " Not even a single sample is fast enough for that." if limits.get("target_missed") else ""
+    most = table.counted(limits["max_rows"], "sample")
+    return f"Batches of up to {most}{tokens}{''.join(more)}.{missed}{_batched(workers)}"
 
 
 def _batched(workers: Sequence[Json]) -> str:
