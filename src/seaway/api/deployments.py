@@ -22,6 +22,7 @@ from seaway.api.requests import (
     body_of,
     described,
 )
+from seaway.config import DEVICE
 from seaway.errors import InvalidRequest, Unavailable
 from seaway.registry import Registry
 from seaway.serving import ids
@@ -42,9 +43,7 @@ class DeployBody(Body):
     lane: Literal["auto", "cpu", "batch"] | None = Field(
         None, description="A sample at a time on each core (cpu), many together (batch), or batch on a GPU (auto)."
     )
-    device: str | None = Field(
-        None, pattern=r"^(auto|cpu|cuda(:\d{1,3})?)$", description="Of the batch lane: auto, cpu, cuda or cuda:N."
-    )
+    device: str | None = Field(None, pattern=DEVICE, description="Of the batch lane: auto, cpu, cuda or cuda:N.")
     dtype: Literal["auto", "fp32", "bf16", "fp16"] | None = Field(
         None, description="What the batch lane computes in; auto: fp32 on a CPU, bf16 or fp16 on a GPU."
     )

@@ -346,7 +346,9 @@ class Predictor:
         kind = payload.content_type.partition(";")[0].strip().lower()
         if kind.startswith("image/") or kind == "multipart/form-data":
             if not self._input.takes_bytes:
-                raise UnsupportedEncoding(f"This model takes {self.spec.input.type}; send it as JSON, not as {kind}.")
+                raise UnsupportedEncoding(
+                    f"This model takes input of type {self.spec.input.type}; send it as JSON, not as {kind}."
+                )
             if kind == "multipart/form-data":
                 from seaway.wire.multipart import first_file  # noqa: PLC0415 - 1 MB that few models' workers need
 
