@@ -1,10 +1,10 @@
-"""Says whether a request costs Seaway more processor time than it did, relative to a server that does nothing else.
+"""Says whether a request costs Seaway more processor time than it did, relative to the plainest server of the same model.
 
     python benchmarks/guard.py            # compares with benchmarks/reference.json, status 1 when it grew too much
     python benchmarks/guard.py --update   # makes what is measured now the reference
 
-Needs only what the tests need. A server that does nothing but answer (uvicorn, peers/constant.py) and Seaway serve in
-turn, in short windows, the same requests of the same load generator, which runs in a process of its own. Only their
+Needs only what the tests need. A raw ASGI application that runs the same model (uvicorn, peers/plain.py) and Seaway serve
+in turn, in short windows, the same requests of the same load generator, which runs in a process of its own. Only their
 processor time counts, so that a slow machine changes both; the median ratio of the quietest windows is compared.
 """
 
@@ -52,13 +52,13 @@ ROW = (1.0, 17.5, 1148.0, 66.92, 88.18, 16.11, 0.0, 0.25, 1012.0, 2.0, 5.0, 2.0,
 class Pair:
     """A window of each server, side by side: processor time of a request, and how many cores others took."""
 
-    constant_microseconds: float
+    plain_microseconds: float
     seaway_microseconds: float
     others: float
 
     @property
     def ratio(self) -> float:
-        return self.seaway_microseconds / self.constant_microseconds
+        return self.seaway_microseconds / self.plain_microseconds
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class Measured:
         pairs = self.quietest
         return {
             "ratio": round(self.ratio, 3),
-            "constant_microseconds": round(statistics.median(pair.constant_microseconds for pair in pairs), 1),
+            "plain_microseconds": round(statistics.median(pair.plain_microseconds for pair in pairs), 1),
             "seaway_microseconds": round(statistics.median(pair.seaway_microseconds for pair in pairs), 1),
             "cores_taken_by_others": round(max(pair.others for pair in pairs), 2),
             "pairs": len(self.pairs),
@@ -97,7 +97,7 @@ def verdict(ratio: float, reference: float) -> str:
     if ratio <= reference * GROWTH:
         return ""
     return (
-        f"A request costs Seaway {ratio:.2f} times a constant answer; the reference is {reference:.2f}, and more than "
+        f"A request costs Seaway {ratio:.2f} times what the plainest server does; the reference is {reference:.2f}, and more than "
         f"{reference * GROWTH:.2f} fails. Find what became slower, or, if it is worth it, run "
         "`python benchmarks/guard.py --update` and say why in the commit."
     )
@@ -138,7 +138,10 @@ def running(name: str, command: list[str], port: int, log: Path) -> Iterator[Run
     tag = f"guard-{name}-{os.getpid()}"
     kept = {key: value for key, value in os.environ.items() if not key.startswith("SEAWAY_")}
     # Of this checkout, whichever is installed.
-    environment = {**kept, measure.TAG: tag, "SEAWAY_LOG_LEVEL": "info", "PYTHONPATH": str(ROOT / "src")}
+    environment = {
+        **kept, measure.TAG: tag, "GUARD_MODEL": str(PACKAGE / "model.onnx"),
+        "SEAWAY_LOG_LEVEL": "info", "PYTHONPATH": str(ROOT / "src"),
+    }  # fmt: skip
     with log.open("w") as output:
         process = subprocess.Popen(
             command, env=environment, cwd=log.parent, stdin=subprocess.DEVNULL, stdout=output, stderr=output
@@ -158,10 +161,10 @@ def running(name: str, command: list[str], port: int, log: Path) -> Iterator[Run
             process.wait(20)
 
 
-def constant_command(port: int) -> list[str]:
+def plain_command(port: int) -> list[str]:
     address = ["--host", "127.0.0.1", "--port", str(port), "--workers", str(_cores())]
     fastest = ["--loop", "uvloop", "--http", "httptools", "--lifespan", "off", "--no-access-log"]
-    app = ["constant:app", "--app-dir", str(BENCHMARKS / "peers"), "--log-level", "warning"]
+    app = ["plain:app", "--app-dir", str(BENCHMARKS / "peers"), "--log-level", "warning"]
     return [sys.executable, "-m", "uvicorn", *app, *address, *fastest]
 
 
@@ -188,26 +191,26 @@ def compare(work: Path) -> Measured:
     requests = load.write_requests(work / "requests", [request()])
     body = request().partition(b"\r\n\r\n")[2]
     ports = load.free_port(), load.free_port()
-    logs = work / "constant.log", work / "seaway.log"
+    logs = work / "plain.log", work / "seaway.log"
     with (
-        running("constant", constant_command(ports[0]), ports[0], logs[0]) as constant,
+        running("plain", plain_command(ports[0]), ports[0], logs[0]) as plain,
         running("seaway", seaway_command(ports[1], work / "home"), ports[1], logs[1]) as seaway,
     ):
-        wait_until_it_answers(constant.port, "POST", "/", b"{}", logs[0])
+        wait_until_it_answers(plain.port, "POST", "/", body, logs[0])
         wait_until_it_answers(seaway.port, "GET", "/v2/health/ready", None, logs[1])
         register(seaway.port, "flights", PACKAGE)
         wait_until_it_answers(seaway.port, "PUT", "/api/deployments/flights?wait=60", b"{}", logs[1])
         wait_until_it_answers(seaway.port, "POST", PATH, body, logs[1])
-        for server in (constant, seaway):
+        for server in (plain, seaway):
             server.window(requests, WARM_SECONDS)
-        return Measured(tuple(pairs(constant, seaway, requests)))
+        return Measured(tuple(pairs(plain, seaway, requests)))
 
 
-def pairs(constant: Running, seaway: Running, requests: Path) -> Iterator[Pair]:
+def pairs(plain: Running, seaway: Running, requests: Path) -> Iterator[Pair]:
     """Until enough of them were quiet."""
     quiet = 0
     for _ in range(MOST_PAIRS):
-        floor, others = constant.window(requests, SECONDS)
+        floor, others = plain.window(requests, SECONDS)
         own, more = seaway.window(requests, SECONDS)
         yield Pair(floor, own, max(others, more))
         quiet += max(others, more) < QUIET_CORES

@@ -1,4 +1,4 @@
-"""What a request costs Seaway, relative to a server that does nothing else than answer."""
+"""What a request costs Seaway, relative to the plainest server of the same model."""
 
 from __future__ import annotations
 
