@@ -1,11 +1,11 @@
-"""Says whether a request costs Seaway more processor time than it did, relative to the plainest server of the same model.
+"""Says whether a request costs Seaway more processor time than it did, relative to the plainest server of its model.
 
     python benchmarks/guard.py            # compares with benchmarks/reference.json, status 1 when it grew too much
     python benchmarks/guard.py --update   # makes what is measured now the reference
 
-Needs only what the tests need. A raw ASGI application that runs the same model (uvicorn, peers/plain.py) and Seaway serve
-in turn, in short windows, the same requests of the same load generator, which runs in a process of its own. Only their
-processor time counts, so that a slow machine changes both; the median ratio of the quietest windows is compared.
+Needs only what the tests need. A raw ASGI application that runs the same model (uvicorn, peers/plain.py) and Seaway
+serve in turn, in short windows, the same requests of the same load generator, which runs in a process of its own. Only
+their processor time counts, so that a slow machine changes both; the median ratio of the quietest windows is compared.
 """
 
 from __future__ import annotations
@@ -97,8 +97,8 @@ def verdict(ratio: float, reference: float) -> str:
     if ratio <= reference * GROWTH:
         return ""
     return (
-        f"A request costs Seaway {ratio:.2f} times what the plainest server does; the reference is {reference:.2f}, and more than "
-        f"{reference * GROWTH:.2f} fails. Find what became slower, or, if it is worth it, run "
+        f"A request costs Seaway {ratio:.2f} times what it costs the plainest server; the reference is {reference:.2f}, "
+        f"and more than {reference * GROWTH:.2f} fails. Find what became slower, or, if it is worth it, run "
         "`python benchmarks/guard.py --update` and say why in the commit."
     )
 
