@@ -97,8 +97,8 @@ def verdict(ratio: float, reference: float) -> str:
     if ratio <= reference * GROWTH:
         return ""
     return (
-        f"A request costs Seaway {ratio:.2f} times what it costs the plainest server; the reference is {reference:.2f}, "
-        f"and more than {reference * GROWTH:.2f} fails. Find what became slower, or, if it is worth it, run "
+        f"A request costs Seaway {ratio:.2f} times what the plainest server takes; the reference is {reference:.2f}; "
+        f"more than {reference * GROWTH:.2f} fails. Find what became slower, or, if it is worth it, run "
         "`python benchmarks/guard.py --update` and say why in the commit."
     )
 

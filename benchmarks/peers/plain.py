@@ -1,7 +1,7 @@
 """The same answer in the plainest way: raw ASGI, json, numpy, a session for each process. The guard compares with it.
 
-It works on the caches as Seaway does. A server that only answers a constant is slowed less by busy neighbours, so that a
-comparison with that tells of the neighbours.
+It works on the caches as Seaway does. A server that only answers a constant is slowed less by busy neighbours, so that
+a comparison with that tells of the neighbours.
 """
 
 import json
