@@ -33,11 +33,11 @@ def shown(server: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> Shown:
     def run(*arguments: str) -> list[str]:
         monkeypatch.setenv("SEAWAY_URL", server.url)
         monkeypatch.setenv("TERM", "dumb")  # without colours, and 80 columns wide
-        monkeypatch.setattr(sys, "stdout", Terminal())
-        monkeypatch.setattr(sys, "stderr", io.StringIO())
+        out, err = Terminal(), io.StringIO()
+        monkeypatch.setattr(sys, "stdout", out)
+        monkeypatch.setattr(sys, "stderr", err)
         app(arguments, standalone_mode=False)
-        written = f"{sys.stdout.getvalue()}{sys.stderr.getvalue()}"  # type: ignore[attr-defined]
-        return [line.rstrip() for line in written.splitlines()]
+        return [line.rstrip() for line in f"{out.getvalue()}{err.getvalue()}".splitlines()]
 
     return run
 
@@ -85,25 +85,26 @@ def test_versions_of_a_model_keep_what_their_inputs_are(server: ScriptedServer, 
     assert all(len(line) <= 80 for line in lines)
 
 
-def test_a_word_wider_than_its_column_ends_in_an_ellipsis(shown: Shown, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_word_wider_than_its_column_ends_in_an_ellipsis(monkeypatch: pytest.MonkeyPatch) -> None:
+    out, err = Terminal(), io.StringIO()
     monkeypatch.setenv("TERM", "dumb")
-    monkeypatch.setattr(sys, "stdout", Terminal())
-    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(sys, "stderr", err)
 
     table.print_table(["model", "state"], [["m" * 100, "READY"]], empty="")
 
-    row = sys.stdout.getvalue().splitlines()[-1].rstrip()  # type: ignore[attr-defined]
-    assert row == "m" * 71 + "…   READY"
-    assert sys.stderr.getvalue() == f"{HINT}\n"  # type: ignore[attr-defined]
+    assert out.getvalue().splitlines()[-1].rstrip() == "m" * 71 + "…   READY"
+    assert err.getvalue() == f"{HINT}\n"
 
 
 def test_two_columns_of_one_name_keep_their_own_widths(monkeypatch: pytest.MonkeyPatch) -> None:
+    out = Terminal()
     monkeypatch.setenv("TERM", "dumb")
-    monkeypatch.setattr(sys, "stdout", Terminal())
+    monkeypatch.setattr(sys, "stdout", out)
 
     table.print_table(["run", "run"], [["4 µs", "a " * 60]], empty="")
 
-    first, second = sys.stdout.getvalue().splitlines()[-2:]  # type: ignore[attr-defined]
+    first, second = out.getvalue().splitlines()[-2:]
     assert first.startswith("4 µs   a a")
     assert second.strip("a ") == ""
 
