@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -98,8 +99,26 @@ def _limit(result: Result) -> Grid:
     return Grid("ONNX Runtime alone: a process for each core, or, with weights shared, a thread", columns, rows)
 
 
+LIMITED = ("minilm", "int8", "vision")
+"""The groups whose models take so long that ONNX Runtime alone is what a server can be held against."""
+
+
+def _of_limit(limits: dict[str, float], cell: dict[str, Any]) -> tuple[str, str]:
+    """Throughput as a part of ONNX Runtime's alone, and p99 in times of what that takes for one of each client."""
+    limit, medians = limits.get(cell["model"]), cell["medians"]
+    if not limit:
+        return "-", "-"
+    turn_ms = cell["level"] / limit * 1e3
+    return f"{medians['requests_per_second'] / limit:.0%}", number(medians["p99_ms"] / turn_ms, 2)
+
+
 def _group(result: Result, group: str, title: str, cells: list[dict[str, Any]]) -> Grid:
     """Systems under each other, once for each model, form and load."""
+    limits = {
+        cell["model"]: cell["medians"]["requests_per_second"]
+        for cell in result["cells"]
+        if cell["group"] == "limit" and not cell["variant"]
+    }
     kinds: dict[str, list[dict[str, Any]]] = {}
     for cell in cells:
         kinds.setdefault(_heading(cell), []).append(cell)
@@ -113,8 +132,11 @@ def _group(result: Result, group: str, title: str, cells: list[dict[str, Any]]) 
             row = [result["titles"][cell["system"]], *(show(medians) for show in COLUMNS.values())]
             if isolation:
                 row.append(number(medians.get("beside_requests_per_second")))
+            if group in LIMITED:
+                row += _of_limit(limits, cell)
             rows.append(tuple(row))
-    columns = ("system", *COLUMNS, *(("slow req/s",) if isolation else ()))
+    more = ("slow req/s",) if isolation else ("of limit", "p99 turns") if group in LIMITED else ()
+    columns = ("system", *COLUMNS, *more)
     return Grid(title, columns, rows)
 
 
@@ -147,9 +169,13 @@ def print_tables(result: Result, console: Console) -> None:
     for grid in grids(result):
         console.print(f"\n[bold]{grid.title}")
         for heading, rows in _parts(grid):
-            table = Table(title=heading, title_justify="left")
+            # Narrow enough for 80 columns: what a heading says in two words is two lines.
+            table = Table(title=heading, title_justify="left", box=SIMPLE_HEAD, show_edge=False, padding=0)
             for index, column in enumerate(grid.columns):
-                table.add_column(column, justify="left" if _is_text(grid, index) else "right", overflow="fold")
+                if _is_text(grid, index):
+                    table.add_column(column, overflow="fold")
+                else:
+                    table.add_column(column.replace(" ", "\n"), justify="right", no_wrap=True)
             for row in rows:
                 table.add_row(*row)
             console.print(table)

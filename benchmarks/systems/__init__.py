@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from benchmarks.systems import (
+    bare,
     bentoml,
     constant,
     fastapi,
@@ -22,6 +23,7 @@ DEFAULT: tuple[System, ...] = (
     seaway.SILENT,
     seaway.DEBUG,
     constant.SYSTEM,
+    bare.SYSTEM,
     fastapi.SYSTEM,
     triton.SYSTEM,
     mosec.SYSTEM,
