@@ -12,7 +12,16 @@ from seaway.errors import NotFound
 from seaway.registry import audit
 from seaway.registry.database import now
 from seaway.registry.identity import checked_name
-from seaway.registry.rows import get_id, insert_row, is_number, make_named, manifest_of, named, next_number
+from seaway.registry.rows import (
+    get_id,
+    insert_row,
+    is_number,
+    make_named,
+    manifest_of,
+    named,
+    next_number,
+    no_version,
+)
 from seaway.registry.tables import dataset_versions, datasets
 from seaway.registry.tabular import describe_table
 from seaway.types import DatasetVersion, Json, Manifest, Page
@@ -58,8 +67,10 @@ def get(connection: Connection, name: str, number: int | None = None) -> Dataset
     possible = number is None or is_number(number)
     row = connection.execute(query.order_by(dataset_versions.c.number.desc()).limit(1)).first() if possible else None
     if row is None:
+        if number is not None:
+            raise no_version(connection, datasets, name, dataset_versions, number)
         get_id(connection, datasets, name)
-        raise NotFound(f"Dataset {name!r} has no version {number}.")
+        raise NotFound(f"Dataset {name!r} has no version yet.")
     return _value(row)
 
 

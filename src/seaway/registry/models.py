@@ -11,7 +11,16 @@ from seaway.errors import InvalidRequest, NotFound
 from seaway.registry import aliases, audit, experiments
 from seaway.registry.database import now
 from seaway.registry.identity import checked_name
-from seaway.registry.rows import get_id, insert_row, is_number, make_named, manifest_of, named, next_number
+from seaway.registry.rows import (
+    get_id,
+    insert_row,
+    is_number,
+    make_named,
+    manifest_of,
+    named,
+    next_number,
+    no_version,
+)
 from seaway.registry.tables import model_versions, models, trainings
 from seaway.types import NAME, Json, Manifest, ModelVersion, Page, Signature
 
@@ -92,8 +101,7 @@ def row_id(connection: Connection, name: str, number: int) -> int:
     query = query.where(named(models, name), model_versions.c.number == number)
     found = connection.execute(query).scalar() if is_number(number) else None
     if found is None:
-        get_id(connection, models, name)
-        raise NotFound(f"Model {name!r} has no version {number}.")
+        raise no_version(connection, models, name, model_versions, number)
     return int(found)
 
 
@@ -105,8 +113,10 @@ def get(connection: Connection, name: str, version: int | str | None = None) -> 
     possible = number is None or is_number(number)
     row = connection.execute(query.order_by(model_versions.c.number.desc()).limit(1)).first() if possible else None
     if row is None:
+        if version is not None:
+            raise no_version(connection, models, name, model_versions, version)
         get_id(connection, models, name)
-        raise NotFound(f"Model {name!r} has no version {version if version is not None else 'yet'}.")
+        raise NotFound(f"Model {name!r} has no version yet.")
     return _value(row)
 
 

@@ -67,6 +67,14 @@ def next_number(connection: Connection, table: Table, owner: str, owner_id: int)
     return (highest or 0) + 1
 
 
+def no_version(connection: Connection, owners: Table, name: str, versions: Table, wanted: int | str) -> NotFound:
+    """To be raised: which versions `name` has instead. Raises NotFound itself for an unknown name."""
+    owner = get_id(connection, owners, name)
+    newest = next_number(connection, versions, f"{kind_of(owners)}_id", owner) - 1
+    there = f"the newest is {newest}" if newest else "it has none yet"
+    return NotFound(f"{kind_of(owners).capitalize()} {name!r} has no version {wanted}; {there}.")
+
+
 def is_number(version: int) -> bool:
     """Whether a version can have this number at all; databases refuse to compare with larger ones."""
     return 0 < version < 1 << 31

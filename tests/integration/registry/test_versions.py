@@ -119,6 +119,16 @@ def test_a_model_version_that_does_not_exist_is_not_found(registry: Registry, wa
         registry.get_model_version("scale", wanted)
 
 
+def test_a_version_that_does_not_exist_is_told_with_the_newest_that_does(registry: Registry) -> None:
+    for content in (b"one", b"two"):
+        add_model(registry, content)
+        add_dataset(registry, content)
+    with pytest.raises(NotFound, match=r"^Model 'scale' has no version 99; the newest is 2\.$"):
+        registry.get_model_version("scale", 99)
+    with pytest.raises(NotFound, match=r"^Dataset 'rows' has no version 0; the newest is 2\.$"):
+        registry.get_dataset_version("rows", 0)
+
+
 @pytest.mark.parametrize("wanted", [2, 0, -1, 2**31, 2**63, 10**30])
 def test_a_dataset_version_that_does_not_exist_is_not_found(registry: Registry, wanted: int) -> None:
     add_dataset(registry, b"rows")
