@@ -23,7 +23,6 @@ DEFAULT: tuple[System, ...] = (
     seaway.SILENT,
     seaway.DEBUG,
     constant.SYSTEM,
-    bare.SYSTEM,
     fastapi.SYSTEM,
     triton.SYSTEM,
     mosec.SYSTEM,
@@ -31,6 +30,7 @@ DEFAULT: tuple[System, ...] = (
 """What `make bench` measures, in this order in each round."""
 
 MORE: tuple[System, ...] = (
+    bare.SYSTEM,
     seaway.APART,
     litserve.SYSTEM,
     bentoml.SYSTEM,
