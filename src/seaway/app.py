@@ -22,6 +22,7 @@ import uvloop
 
 from seaway import faults
 from seaway.config import Settings
+from seaway.errors import ConfigurationError, Unavailable
 from seaway.serving import bus, process
 from seaway.telemetry import logs
 from seaway.types import RoutingTable, ServedVersion
@@ -159,6 +160,20 @@ async def _control(settings: Settings, run: Path) -> None:
         registry.close()
 
 
+def _run_control(settings: Settings, run: Path) -> int:
+    """The exit status: EX_CONFIG where trying again won't help, EX_TEMPFAIL where the database can't be reached."""
+    try:
+        uvloop.run(_control(settings, run))
+    except ConfigurationError as error:
+        log.error("control.refused", reason=str(error))  # noqa: TRY400 - the sentence says it
+        (run / bus.REFUSAL_FILE).write_text(str(error))
+        return os.EX_CONFIG
+    except Unavailable as error:
+        log.error("control.no_registry", reason=str(error))  # noqa: TRY400 - as above
+        return os.EX_TEMPFAIL
+    return 0
+
+
 def main(arguments: list[str]) -> int:
     """One child process of the launcher: control or a gateway."""
     parent, role, run = int(arguments[0]), arguments[1], Path(arguments[2])
@@ -170,10 +185,9 @@ def main(arguments: list[str]) -> int:
         # What runs inline must not make the system look for a victim: it is refused the memory, and its worker asked.
         process.limit_memory(settings.worker_memory_bytes or int(process.total_memory_bytes() * 0.8))
     if role == "control":
-        uvloop.run(_control(settings, run))
-    else:
-        listener = socket.socket(fileno=int(arguments[4]))
-        uvloop.run(_gateway(settings, run, int(arguments[3]), listener))
+        return _run_control(settings, run)
+    listener = socket.socket(fileno=int(arguments[4]))
+    uvloop.run(_gateway(settings, run, int(arguments[3]), listener))
     return 0
 
 

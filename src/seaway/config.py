@@ -129,7 +129,7 @@ class Settings(BaseSettings):
 
 
 def settings_file() -> Path:
-    """The file with settings, which need not be there."""
+    """The file with settings. Only the one of SEAWAY_CONFIG has to be there."""
     return Path(os.environ.get("SEAWAY_CONFIG", "seaway.toml"))
 
 
@@ -147,12 +147,15 @@ def child_environment(*, worker: bool) -> dict[str, str]:
 def load_settings(**flags: Any) -> Settings:
     """Settings from flags (None: not given), environment and file. Raises ConfigurationError in one sentence."""
     given = {name: value for name, value in flags.items() if value is not None}
+    if "SEAWAY_CONFIG" in os.environ and not settings_file().is_file():
+        # Without it the server would run open to all, were its API key in there.
+        raise ConfigurationError(f"SEAWAY_CONFIG names {str(settings_file())!r}, where there is no file.")
     try:
         settings = Settings(**given)
     except pydantic.ValidationError as error:
         raise ConfigurationError(_explained(error.errors()[0], given)) from error
     except ValueError as error:
-        raise ConfigurationError(f"The settings file can't be read: {error}.") from error
+        raise ConfigurationError(f"The settings file {settings_file()} can't be read: {error}.") from error
     for variable in os.environ:
         _check_variable(variable)
     return settings

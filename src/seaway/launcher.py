@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import errno
 import fcntl
 import os
 import shutil
@@ -82,10 +83,15 @@ class Launcher:
         self._stop = asyncio.Event()
         self._stopping = False
         self._announced = False
+        self._refusal = ""
+        """Why control can't start with these settings, if so."""
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self) -> int:
-        """Start everything, keep it running, stop it in order: refuse, drain, stop."""
+        """Start everything, keep it running, stop it in order: refuse, drain, stop.
+
+        Raises ConfigurationError where control finds that the settings can't work.
+        """
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGCHLD, self._reap)
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -97,6 +103,8 @@ class Launcher:
         self._stopping = True
         await self._shut_down()
         server.close()
+        if self._refusal:
+            raise ConfigurationError(self._refusal)
         return 0
 
     def _on_stop(self) -> None:
@@ -165,7 +173,12 @@ class Launcher:
         status, child.process = child.process.returncode, None
         if self._stopping:
             return
-        quick = time.monotonic() - child.started < _FAST_DEATH_SECONDS
+        if child is self._control and status == os.EX_CONFIG and not self._announced:
+            # Nothing was served yet; later, gateways go on with what they have, and somebody may mend the database.
+            self._refusal = (self._run / bus.REFUSAL_FILE).read_text()
+            self._stop.set()
+            return
+        quick = time.monotonic() - child.started < _FAST_DEATH_SECONDS or status in {os.EX_CONFIG, os.EX_TEMPFAIL}
         child.fast_deaths = child.fast_deaths + 1 if quick else 0
         delay = min(0.1 * 2**child.fast_deaths, _MAX_BACKOFF_SECONDS) if child.fast_deaths else 0.0
         log.warning("launcher.restart", child=child.name, status=status, delay_seconds=delay)
@@ -233,8 +246,9 @@ def _listen(settings: Settings) -> socket.socket:
         listener.bind((settings.host, settings.port))
     except OSError as error:
         listener.close()
+        flag = "--port" if error.errno in {errno.EADDRINUSE, errno.EACCES} else "--host"
         raise ConfigurationError(
-            f"Can't listen on {settings.host}:{settings.port}: {error.strerror}; choose another with --port."
+            f"Can't listen on {settings.host}:{settings.port}: {error.strerror}; choose another with {flag}."
         ) from error
     listener.listen(2048)
     listener.setblocking(False)

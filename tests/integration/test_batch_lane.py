@@ -158,7 +158,8 @@ def test_a_model_of_strings_is_told_its_lane(server: SeawayServer, tmp_path: Pat
     assert "takes strings" in revision["state_reason"]
     assert "lane cpu" in revision["state_reason"]
     assert revision["live"]["state"] == "READY"
-    assert revision["live"]["reason"].startswith("Version 1, which was asked for last, is not served: ")
+    which = f"Version 1 as in revision {revision['number']}, which was asked for last"
+    assert revision["live"]["reason"].startswith(f"{which}, is not served: ")
     logged = [json.loads(line) for line in server.http.get("/api/logs", params={"model": "strings"}).json()["lines"]]
     settled = [(line["number"], line["state"]) for line in logged if line["event"] == "deployment.settled"]
     assert settled == [(1, "ready"), (2, "failed")]

@@ -42,7 +42,7 @@ def test_a_mistyped_variable_is_told_what_was_meant(monkeypatch: pytest.MonkeyPa
     assert refused() == "There is no setting 'prot' (in SEAWAY_PROT); did you mean 'port'?"
 
 
-@pytest.mark.parametrize("name", ["SEAWAY_URL", "SEAWAY_CONFIG", "SEAWAY_SERVICE_HOST", "SEAWAY_SERVICE_PORT_HTTP",
+@pytest.mark.parametrize("name", ["SEAWAY_URL", "SEAWAY_SERVICE_HOST", "SEAWAY_SERVICE_PORT_HTTP",
                                   "SEAWAY_PORT_8080_TCP", "SEAWAY_TEST_LOAD_SECONDS", "OTHER_PROT"])  # fmt: skip
 def test_variables_of_others_are_left_alone(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv(name, "elsewhere.toml")
@@ -75,3 +75,23 @@ def test_a_secret_is_not_repeated() -> None:
     Path("seaway.toml").write_text("api_key = 12345\n")
 
     assert refused() == "The setting 'api_key' is wrong: it must be text (in seaway.toml)."
+
+
+@pytest.mark.parametrize("name", ["my.tmol", "/nope.toml", "."])
+def test_a_settings_file_that_was_named_has_to_be_there(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv("SEAWAY_CONFIG", name)
+
+    assert refused() == f"SEAWAY_CONFIG names {name!r}, where there is no file."
+
+
+def test_a_settings_file_that_was_named_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("my.toml").write_text("port = 8093\n")
+    monkeypatch.setenv("SEAWAY_CONFIG", "my.toml")
+
+    assert load_settings().port == 8093
+
+
+def test_a_settings_file_that_is_no_toml_is_named() -> None:
+    Path("seaway.toml").write_text("port := 8093\n")
+
+    assert refused().startswith("The settings file seaway.toml can't be read: ")

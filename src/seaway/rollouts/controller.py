@@ -453,7 +453,9 @@ class Controller:
         demoted, desired = self._placements.why_demoted(shown), self._wishes[model].desired
         reason = self._model_state(model).reason
         if reason and shown.id != desired.id:
-            return f"Version {desired.arms[0].version}, which was asked for last, is not served: {reason}"
+            wanted, serving = desired.arms[0].version, shown.arms[0].version
+            again = f" as in revision {desired.number}" if wanted == serving else ""
+            return f"Version {wanted}{again}, which was asked for last, is not served: {reason}"
         return reason or (f"Gateways stopped running it: {demoted}" if demoted else "")
 
 

@@ -24,6 +24,8 @@ from seaway.errors import SeawayError
 from seaway.types import WorkerConfig
 
 LIMIT_BYTES = 1 << 26
+REFUSAL_FILE = "refusal"
+"""In the run directory: why control can't start with these settings, where it ended with EX_CONFIG."""
 Message = dict[str, Any]
 
 

@@ -76,7 +76,7 @@ class OutputStage:
         for scores in rows:
             total = sum(scores)
             if total != total:
-                return None  # argmax and max see NaN differently
+                return None  # NaN among them, or infinities of both signs: `_labelled` tells them apart
             best = max(scores)
             label = labels[scores.index(best)]
             answers.append({"label": label, "score": best, "scores": dict(zip(labels, scores, strict=True))})
@@ -123,14 +123,19 @@ class OutputStage:
         return array
 
     def _labelled(self, scores: Any) -> Any:
-        """Scores along the last axis as the best label and all of them; further axes stay lists."""
+        """Scores along the last axis as the best label and all of them; further axes stay lists.
+
+        Scores that are no numbers have no best: label and score are None then, rather than whatever comes first.
+        """
         labels = self._labels or ()
         if scores.ndim > 1:
             return [self._labelled(part) for part in scores]
         if scores.shape != (len(labels),):
             raise InferenceFailed(f"The model gave scores of shape {list(scores.shape)} for {len(labels)} labels.")
-        best = int(np.argmax(scores))
         values = scores.tolist()
+        if np.isnan(scores).any():
+            return {"label": None, "score": None, "scores": dict(zip(labels, values, strict=True))}
+        best = int(np.argmax(scores))
         return {"label": labels[best], "score": values[best], "scores": dict(zip(labels, values, strict=True))}
 
 

@@ -45,3 +45,14 @@ def test_an_output_of_another_length_than_the_samples_is_one_of_a_bare_sample() 
     numbers = stage("FP32", 3)
     array = np.array([[1, 2, 3], [4, 5, 6]], np.float32)
     assert written(numbers.values(Samples(({},), 1, bare=True), [[array]])) == [[1, 2, 3], [4, 5, 6]]
+
+
+@given(st.lists(SCORE, min_size=3, max_size=3))
+def test_scores_that_are_no_numbers_have_no_best_label(row: list[float]) -> None:
+    array = np.array([row], np.float32)
+    (answer,) = stage("FP32", 3, labels=LABELS).values(Samples(({},), 1, bare=False), [[array]])
+    if np.isnan(array).any():
+        assert (answer["label"], answer["score"]) == (None, None)
+    else:
+        assert answer["score"] == array.max()
+        assert answer["scores"][answer["label"]] == array.max()
