@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
 from seaway.errors import InvalidPackage, InvalidRequest, PayloadTooLarge
+from seaway.inputs import image
 from seaway.inputs.image import ImageInput
 from seaway.packages import InputSpec, PackageSpec
 from seaway.types import Signature, TensorSpec
@@ -151,6 +152,35 @@ def test_what_only_looks_like_scans_in_a_thumbnail_or_behind_the_picture_is_none
     photograph = encoded(RED, "JPEG")
     thumbnail = b"\xff\xe1" + struct.pack(">H", 2 + len(likeness)) + likeness
     assert images().prepare(photograph[:2] + thumbnail + photograph[2:] + likeness * 10).rows == 1
+
+
+def test_scans_behind_what_a_decoder_passes_over_while_it_looks_for_a_restart_count() -> None:
+    # An unknown marker: its length would lead past the scans, but a decoder that resynchronises doesn't read it.
+    hidden = b"\xff\x02\xff\xff"
+    restarts = b"\xff\xdd" + struct.pack(">HH", 4, 1)
+    content = jpeg_of_scans(4096, 1000, before=restarts).replace(SCAN, hidden + SCAN).replace(hidden, b"", 1)
+    with pytest.raises(PayloadTooLarge, match="JPEG of so many scans"):
+        images().prepare(content)
+
+
+def test_exif_data_may_have_some_pieces_and_not_thousands() -> None:
+    photograph = encoded(RED, "JPEG")
+    piece = b"\xff\xe1" + struct.pack(">H", 258) + b"Exif\0\0" + b"x" * 250
+    assert images().prepare(photograph[:2] + piece * 60 + photograph[2:]).rows == 1
+    with pytest.raises(InvalidRequest, match="its Exif data is in more than 64 pieces"):
+        images().prepare(photograph[:2] + piece * 1000 + photograph[2:])
+
+
+def test_a_jpeg_is_decoded_in_one_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    reads: list[int] = []
+    read = image._Pieces.read
+    monkeypatch.setattr(image._Pieces, "read", lambda self, size=-1: reads.append(size) or read(self, size))
+    file = io.BytesIO()
+    Image.fromarray(np.random.default_rng(1).integers(0, 255, (512, 512, 3), dtype=np.uint8)).save(file, "JPEG")
+    content = file.getvalue()
+    assert len(content) > 2 * ImageFile.MAXBLOCK
+    images().prepare(content)
+    assert reads[-1] >= len(content) - ImageFile.MAXBLOCK
 
 
 def test_a_jpeg_may_be_full_of_restarts() -> None:
