@@ -32,11 +32,22 @@ class TensorSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class LeftOut:
+    """An output of the graph that nobody can ask for."""
+
+    name: str
+    why: str
+    """What it is instead of a tensor, and what helps, as the end of a sentence: `which is ...`."""
+
+
+@dataclass(frozen=True, slots=True)
 class Signature:
     """The tensors of a model's graph, in the graph's order."""
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    left_out: tuple[LeftOut, ...] = ()
+    """Empty, too, for versions that were registered before this was noted."""
 
     @property
     def batchable(self) -> bool:

@@ -43,6 +43,28 @@ def identity(kind: int = FLOAT, shape: Sequence[int | str] | None = ("n", 3)) ->
     return model([("Identity", ["x"], ["y"], {})], [("x", kind, shape)], [("y", kind, shape)])
 
 
+def zipmap() -> bytes:
+    """As skl2onnx exports a classifier of two classes by default: labels, and probabilities as a sequence of maps."""
+    probabilities = helper.make_sequence_type_proto(
+        helper.make_map_type_proto(INT64, helper.make_tensor_type_proto(FLOAT, []))
+    )
+    ml = {"domain": "ai.onnx.ml"}
+    graph = helper.make_graph(
+        [
+            helper.make_node("ArgMax", ["x"], ["output_label"], axis=1, keepdims=0),
+            helper.make_node("ZipMap", ["x"], ["output_probability"], classlabels_int64s=[0, 1], **ml),
+        ],
+        "graph",
+        [helper.make_tensor_value_info("x", FLOAT, ["n", 2])],
+        [
+            helper.make_tensor_value_info("output_label", INT64, ["n"]),
+            helper.make_value_info("output_probability", probabilities),
+        ],
+    )
+    opsets = [helper.make_opsetid("", 18), helper.make_opsetid("ai.onnx.ml", 1)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString()
+
+
 def linear(weights: np.ndarray[Any, Any], batch: int | str = "n") -> bytes:
     """y = x @ weights."""
     width, height = weights.shape

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import json
 import socket
+import subprocess
+import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from python_multipart.multipart import parse_form
 
@@ -19,6 +25,9 @@ from seaway.client import Client, wait_until_settled
 from seaway.client.upload import Multipart, list_files
 from seaway.types import ServingSettings
 from support.scripted import Asked, ScriptedServer
+
+CIRCLE: list[object] = []
+CIRCLE.append(CIRCLE)
 
 
 @pytest.fixture
@@ -236,6 +245,51 @@ def test_where_nobody_listens_it_says_how_to_start_a_server() -> None:
     )
 
 
+@contextmanager
+def answering(*replies: bytes) -> Iterator[str]:
+    """The address of something that gives each connection one of these, in turn, and closes it."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def reply_in_turn() -> None:
+            for reply in replies:
+                connection, _ = listening.accept()
+                with connection:
+                    connection.recv(1 << 16)
+                    connection.sendall(reply)
+
+        thread = threading.Thread(target=reply_in_turn, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        thread.join(10)
+
+
+@pytest.mark.parametrize("reply", [b"", b"SSH-2.0-OpenSSH_9.6\r\n"], ids=["nothing", "another protocol"])
+def test_what_does_not_speak_http_is_no_server_that_was_reached(reply: bytes) -> None:
+    not_reached = pytest.raises(errors.ServerNotReached, match=r"[^.]; is it a Seaway server\?$")
+    with answering(reply) as url, Client(url) as client, not_reached:
+        client.status()
+
+
+def test_of_a_change_that_was_sent_and_not_answered_nothing_is_known() -> None:
+    unavailable = pytest.raises(errors.Unavailable, match=r"without sending a response\.$")
+    with answering(b"") as url, Client(url) as client, unavailable as raised:
+        client.predict("m", [1.0])
+
+    assert type(raised.value) is errors.Unavailable
+
+
+def test_a_server_that_has_answered_is_one_though_it_breaks_off() -> None:
+    with (
+        answering(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\n{}", b"") as url,
+        Client(url) as client,
+    ):
+        client.status()
+        with pytest.raises(errors.Unavailable) as raised:
+            client.status()
+
+    assert type(raised.value) is errors.Unavailable
+
+
 @pytest.mark.parametrize("url", ["localhost:8080", "ftp://host", "http://", "http://[::1"])
 def test_an_address_that_is_none_is_refused(url: str) -> None:
     with pytest.raises(errors.InvalidRequest, match="is no address"):
@@ -267,6 +321,79 @@ def test_a_prediction_says_how_many_texts_were_cut(server: ScriptedServer, clien
     server.answers("POST /predict/m", {"outputs": 1})
     assert client.predict("m", ["long", "longer"]).truncated == 2
     assert client.predict("m", "short").truncated == 0
+
+
+@pytest.mark.parametrize(
+    ("inputs", "sent"),
+    [
+        (np.array([[1.5, 2.0], [3.0, 4.0]], np.float32), [[1.5, 2.0], [3.0, 4.0]]),
+        ([np.array([1, 2]), [np.int64(3), 4]], [[1, 2], [3, 4]]),
+        (
+            {"age": np.int64(41), "paid": np.bool_(True), "spent": np.float32(0.5)},
+            {"age": 41, "paid": True, "spent": 0.5},
+        ),
+        (list(np.array([[41], [42]])), [[41], [42]]),
+        (np.array(["a", None], object), ["a", None]),
+        (np.float64(0.5), 0.5),
+    ],
+    ids=["array", "in lists", "in an object", "rows of an array", "objects", "number"],
+)
+def test_numpys_arrays_and_numbers_are_sent_as_lists_and_numbers(
+    server: ScriptedServer, client: Client, inputs: Any, sent: Any
+) -> None:
+    server.answers("POST /predict/m", {"outputs": 1})
+
+    client.predict("m", inputs)
+
+    assert server.asked[0].json == {"inputs": sent}
+
+
+@pytest.mark.parametrize(
+    ("inputs", "named"),
+    [
+        ({1, 2}, "type set"),
+        ([datetime(2026, 1, 31, tzinfo=UTC)], "type datetime"),
+        (np.array(["2026-01-31"], "datetime64[ns]"), "type ndarray"),
+        (np.array([b"a"]), "type bytes"),
+        (np.longdouble(1), "type longdouble"),
+        ({np.int64(1): 2}, "keys must be str"),
+        ([float("nan")], "no NaN"),
+        (np.array([np.inf]), "no infinity"),
+        (CIRCLE, "contains itself"),
+    ],
+    ids=["set", "time", "times", "bytes", "long double", "key", "nan", "infinity", "circle"],
+)
+def test_what_json_has_no_form_for_is_refused_before_anything_is_sent(
+    server: ScriptedServer, client: Client, inputs: Any, named: str
+) -> None:
+    with pytest.raises(errors.InvalidRequest, match=f"^inputs.*{named}"):
+        client.predict("m", inputs)
+
+    assert not server.asked
+
+
+def test_metrics_and_experiments_may_hold_numpys_numbers(
+    server: ScriptedServer, client: Client, tmp_path: Path
+) -> None:
+    (tmp_path / "model.onnx").write_bytes(b"weights")
+    server.answers("POST /api/models/m/versions", {"version": 1}, status=201)
+    server.answers("POST /api/experiments", {"experiment_id": "e"}, status=201)
+
+    client.register("m", tmp_path, experiment_id="e", metrics={"auc": np.float32(0.5)})
+    client.create_experiment({"hyper_parameters": {"depth": np.int64(4)}})
+
+    assert parts_of(server.asked[0])[0]["metrics"] == '{"auc": 0.5}'
+    assert server.asked[1].json == {"hyper_parameters": {"depth": 4}}
+    with pytest.raises(errors.InvalidRequest, match=r"^metrics: a value of type set"):
+        client.register("m", tmp_path, experiment_id="e", metrics={"auc": {1}})
+    with pytest.raises(errors.InvalidRequest, match="no NaN"):
+        client.create_experiment({"hyper_parameters": {"rate": float("nan")}})
+
+
+def test_the_client_does_not_import_numpy() -> None:
+    program = "import sys, seaway.client; sys.exit('numpy' in sys.modules)"
+
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
 def test_a_picture_goes_as_it_is(server: ScriptedServer, client: Client) -> None:

@@ -178,7 +178,10 @@ def prediction_routes(registry: Registry) -> APIRouter:
 
     @router.get("/{prediction_id}", summary="Where an answer came from", response_model=schemas.Lineage)
     def lineage(prediction_id: str) -> dict[str, Any]:
-        """From a prediction's id to the deployment, the artifact's bytes, the experiment and the dataset's bytes."""
+        """From a prediction's id to the deployment, the artifact's bytes, the experiment and the dataset's bytes.
+
+        The id says which deployment answered and when. Ids are not signed: one is no proof that a prediction happened.
+        """
         parts = ids.decode(prediction_id)
         try:
             at = datetime.fromtimestamp(parts.time_ms / 1000, UTC)

@@ -14,7 +14,7 @@ from seaway.api.requests import Actor, Cursor, Limit, Name, NameOrNumber, upload
 from seaway.api.uploads import Form
 from seaway.config import Settings
 from seaway.errors import InvalidRequest
-from seaway.packages.manifest import scan
+from seaway.packages import refuse_misnamed, scan
 from seaway.registry import Registry, Staging
 from seaway.registry.archives import is_archive
 from seaway.serving.inspect import inspect_package
@@ -45,6 +45,7 @@ def _register(
         if experiment_id is not None:
             known = registry.link_training(name, known, experiment_id=experiment_id, metrics=metrics, actor=actor)
         return known, False
+    refuse_misnamed(staging.directory)
     refuse_pickles(staging.directory)
     found = inspect_package(
         staging.directory, memory_bytes=settings.inspect_memory_bytes, seconds=settings.inspect_seconds

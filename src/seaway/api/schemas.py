@@ -77,9 +77,15 @@ class Tensor(Answer):
     shape: list[int] = Field(description="-1 is a variable dimension.", examples=[[-1, 3]])
 
 
+class LeftOut(Answer):
+    name: str = Field(examples=["output_probability"])
+    why: str = Field(examples=["no tensor; export with zipmap=False to have it"])
+
+
 class Signature(Answer):
     inputs: list[Tensor]
     outputs: list[Tensor]
+    left_out: list[LeftOut] = Field(description="Outputs of the graph that nobody can ask for.")
 
 
 class ModelVersion(Stored):

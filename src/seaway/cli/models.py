@@ -37,10 +37,15 @@ def register(
         uploaded = call.client.register(
             model, path, experiment_id=experiment, metrics=measured, description=description, progress=progress
         )
-    version = uploaded.version["version"]
     told = "registered" if uploaded.new else "already there: the same bytes"
-    sentence = f"{model} version {version} is {told}. Serve it: seaway deploy {model} {version}"
-    call.show(uploaded.version, lambda _: table.say(sentence))
+    call.show(uploaded.version, lambda found: _print_registered(model, found, told))
+
+
+def _print_registered(model: str, found: Json, told: str) -> None:
+    version = found["version"]
+    table.say(f"{model} version {version} is {told}. Serve it: seaway deploy {model} {version}")
+    for output in found["signature"].get("left_out", ()):  # of an older server: it doesn't say
+        table.say(f"Left out: {output['name']}, which is {output['why']}.")
 
 
 @asks_server

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 _SHOWN_NUMBERS = 8
 _SHAPE = re.compile(r"\b(shapes?|list|lengths|nested)\b")
 """In what the server says of an input of another shape than the model takes."""
+_NAMED = re.compile(r" takes \[|\bfeatures\b")
+"""In what it says where it names the right size, or the features that go into the graph's tensors, itself."""
 
 
 @asks_server
@@ -56,8 +58,8 @@ def _ask(call: Call, model: str, value: Any, version: str | None) -> Prediction:
     try:
         return call.client.predict(model, value, version=version)
     except InvalidRequest as error:
-        # Of a wrong size the server itself says which is right.
-        taken = _inputs(call, model, version) if _SHAPE.search(str(error)) and " takes [" not in str(error) else ""
+        told = str(error)
+        taken = _inputs(call, model, version) if _SHAPE.search(told) and not _NAMED.search(told) else ""
         if not taken:
             raise
         raise InvalidRequest(f"{error} {model} takes {taken}; * is any size.") from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import ssl
 import time
 from collections.abc import Iterator, Mapping
@@ -16,6 +15,7 @@ import httpx
 
 from seaway.client import answers, upload
 from seaway.client.connections import PerThread
+from seaway.client.encoding import encode
 from seaway.errors import DeadlineExceeded, InvalidRequest, ServerNotReached, Unavailable
 from seaway.types import Json, ServingSettings
 
@@ -58,6 +58,8 @@ class Client:
             raise InvalidRequest(f"{url!r} is no address of a server: {error}.") from error
         if parsed.scheme not in {"http", "https"} or not parsed.host:
             raise InvalidRequest(f"{url!r} is no address of a server; write it like http://127.0.0.1:8080.")
+        self._answered = False
+        """Whether anything has come back as HTTP; what never did is hardly a Seaway server that has just stopped."""
         self._http = httpx.Client(
             base_url=self.url,
             headers=_headers(api_key, actor),
@@ -90,7 +92,7 @@ class Client:
         progress: upload.Progress | None = None,
     ) -> Uploaded:
         """Upload a file, a directory or an archive as a version of `model`."""
-        fields = {"experiment_id": experiment_id, "metrics": _dumped(metrics), "description": description}
+        fields = {"experiment_id": experiment_id, "metrics": _dumped(metrics, "metrics"), "description": description}
         return self._upload(f"/api/models/{_part(model)}/versions", path, fields, progress)
 
     def list_models(self) -> list[Json]:
@@ -139,7 +141,7 @@ class Client:
         progress: upload.Progress | None = None,
     ) -> Uploaded:
         """Upload a file, a directory or an archive as a version of `dataset`."""
-        fields = {"description": description, "source": _dumped(source)}
+        fields = {"description": description, "source": _dumped(source, "source")}
         return self._upload(f"/api/datasets/{_part(dataset)}/versions", path, fields, progress)
 
     def list_datasets(self) -> list[Json]:
@@ -212,8 +214,11 @@ class Client:
         version: int | str | None = None,
         timeout_seconds: float | None = None,
     ) -> Prediction:
-        """Ask for one sample or a list of samples; `timeout_seconds` is also the server's deadline."""
-        body = json.dumps({"inputs": inputs}).encode()
+        """Ask for one sample or a list of samples; `timeout_seconds` is also the server's deadline.
+
+        Arrays and numbers of numpy are sent as lists and numbers, wherever in `inputs` they are.
+        """
+        body = encode({"inputs": inputs}, "inputs")
         return self._predict(model, body, "application/json", version, timeout_seconds)
 
     def predict_image(
@@ -284,7 +289,9 @@ class Client:
             if not cursor:
                 return
 
-    def _json(self, method: str, path: str, **request: Any) -> Json:
+    def _json(self, method: str, path: str, *, json: Json | None = None, **request: Any) -> Json:
+        if json is not None:
+            request |= {"content": encode(json, "The body"), "headers": {"Content-Type": "application/json"}}
         return answers.read_object(self._request(method, path, **request))
 
     def _request(self, method: str, path: str, **request: Any) -> httpx.Response:
@@ -297,7 +304,11 @@ class Client:
         except httpx.TimeoutException as error:
             raise DeadlineExceeded(f"The server at {self.url} took too long to answer.") from error
         except httpx.HTTPError as error:
-            raise Unavailable(f"The connection to {self.url} broke before there was an answer: {error}.") from error
+            broken = f"The connection to {self.url} broke before there was an answer: {str(error).rstrip('.')}"
+            if method == "GET" and not self._answered:
+                raise ServerNotReached(f"{broken}; is it a Seaway server?") from error
+            raise Unavailable(f"{broken}.") from error
+        self._answered = True
         if not response.is_success:
             raise answers.refusal(response)
         return response
@@ -324,5 +335,5 @@ def _part(name: object) -> str:
     return quote(str(name), safe="")
 
 
-def _dumped(value: Json | None) -> str | None:
-    return None if value is None else json.dumps(value)
+def _dumped(value: Json | None, name: str) -> str | None:
+    return None if value is None else encode(value, name).decode()

@@ -116,7 +116,10 @@ class TabularInput:
                 raise InvalidRequest(f"{where}: there is no feature {shown(unknown)}; there are: {self._listed()}.")
             return [column.encode(sample.get(column.name), where) for column in self._columns]
         if not isinstance(sample, list):
-            raise InvalidRequest(f"{where} must be an object of features or a list of them, not {shown(sample)}.")
+            raise InvalidRequest(
+                f"{where} must be an object of features or a list of them, not {shown(sample)}; "
+                f"the features are: {self._listed()}."
+            )
         if len(sample) != len(self._columns):
             count = len(self._columns)
             raise InvalidRequest(f"{where} has {len(sample)} values; there are {count} features: {self._listed()}.")

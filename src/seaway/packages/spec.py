@@ -21,6 +21,7 @@ from seaway.packages.manifest import safe_path
 from seaway.types import Json
 
 SPEC_FILE = "seaway.yaml"
+_NEARLY = {"seaway.yaml", "seaway.yml"}
 MAX_SPEC_BYTES = 256 * 1024
 """The YAML parser is pure Python: this much takes it a few seconds at worst."""
 MAX_LABELS_BYTES = 4 * 1024 * 1024
@@ -123,6 +124,19 @@ def read_spec(package: Path) -> PackageSpec:
         serving=file.serving,
         description=file.description,
     )
+
+
+def refuse_misnamed(package: Path) -> None:
+    """Raises InvalidPackage where a file is called nearly as `seaway.yaml`, since nobody would read it.
+
+    For what is registered now: a version that was registered with such a file goes on as it is.
+    """
+    names = {file.name for file in package.iterdir()}
+    misnamed = sorted(name for name in names if name.lower() in _NEARLY and name != SPEC_FILE)
+    if misnamed:
+        wrong = misnamed[0]
+        what = f"remove {wrong}, or make one file of the two" if SPEC_FILE in names else "rename it"
+        raise InvalidPackage(f"The package has {wrong}; its description is read from {SPEC_FILE}: {what}.")
 
 
 def convert(value: Any, kind: type[T], section: str) -> T:

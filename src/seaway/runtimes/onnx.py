@@ -16,7 +16,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as native
 from seaway.errors import Cancelled, ConfigurationError, InferenceFailed, InvalidPackage, InvalidRequest, OutOfMemory
 from seaway.packages import PackageSpec
 from seaway.runtimes.base import Array, RunHandle
-from seaway.types import Signature, TensorSpec
+from seaway.types import LeftOut, Signature, TensorSpec
 
 DATATYPES = {
     "tensor(bool)": "BOOL", "tensor(string)": "BYTES",
@@ -206,7 +206,22 @@ def read_signature(session: Any) -> Signature:
     if not outputs:
         kinds = ", ".join(f"{node.name!r} is {node.type}" for node in session.get_outputs())
         raise InvalidPackage(f"No output of the graph is a tensor: {kinds}. Export it without ZipMap (zipmap=False).")
-    return Signature(inputs, outputs)
+    left_out = [
+        LeftOut(node.name, _why_left_out(node.type))
+        for node in session.get_outputs()
+        if not node.type.startswith("tensor(")
+    ]
+    return Signature(inputs, outputs, tuple(left_out))
+
+
+def _why_left_out(kind: str) -> str:
+    """
+    >>> _why_left_out("seq(map(int64,tensor(float)))")
+    'no tensor; export with zipmap=False to have it'
+    >>> _why_left_out("seq(tensor(float))")
+    'no tensor, but seq(tensor(float))'
+    """
+    return "no tensor; export with zipmap=False to have it" if "map(" in kind else f"no tensor, but {kind}"
 
 
 def _tensor(node: Any) -> TensorSpec:

@@ -22,6 +22,7 @@ import pytest
 from seaway.api.pickles import is_pickle, refuse_pickles
 from seaway.errors import InvalidPackage
 from seaway.registry import Registry
+from support.graphs import zipmap
 from support.registering import add_dataset
 from support.tiny import endless_model, external_data_model, scale_model, unknown_operator_model
 
@@ -78,6 +79,29 @@ async def test_a_model_is_registered_with_what_was_found_in_it(http: httpx.Async
     assert listed == {
         "name": "scale", "description": "doubles", "newest": 1, "n_versions": 1, "aliases": {"champion": 1},
     }  # fmt: skip
+
+
+async def test_an_output_that_is_no_tensor_is_said_to_be_left_out(http: httpx.AsyncClient) -> None:
+    answer = await register(http, ("model.onnx", zipmap()))
+
+    version = answer.json()
+    assert answer.status_code == 201, answer.text
+    assert version["signature"]["left_out"] == [
+        {"name": "output_probability", "why": "no tensor; export with zipmap=False to have it"}
+    ]
+    assert (await register(http, ("model.onnx", zipmap()))).json() == version
+    assert (await http.get(f"{PATH}/1")).json() == version
+
+
+@pytest.mark.parametrize("name", ["seaway.yml", "Seaway.yaml", "SEAWAY.YML"])
+async def test_a_description_that_nobody_would_read_is_refused(
+    http: httpx.AsyncClient, left_behind: LeftBehind, name: str
+) -> None:
+    answer = await register(http, ("model.onnx", scale_model(2)), (name, b"description: doubles\n"))
+
+    assert answer.status_code == 400
+    assert answer.json()["error"] == (f"The package has {name}; its description is read from seaway.yaml: rename it.")
+    assert left_behind() == []
 
 
 async def test_the_same_bytes_are_the_same_version_however_they_come(http: httpx.AsyncClient) -> None:

@@ -7,13 +7,16 @@ import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from seaway.errors import InvalidRequest, NotFound
 from seaway.registry import Registry
-from support.registering import add_dataset, add_model
+from seaway.types import Signature, TensorSpec
+from support.registering import INSPECTION, add_dataset, add_model
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -28,6 +31,26 @@ def test_the_same_bytes_twice_are_the_same_version_of_a_model(registry: Registry
     again, new_again = add_model(registry, b"weights")
     assert (first, new, new_again) == (again, True, False)
     assert first.version == 1
+
+
+@dataclass(frozen=True, slots=True)
+class EarlierSignature:
+    """As signatures were stored before they noted what is left out."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+def test_a_version_from_before_outputs_left_out_were_noted_has_none(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    earlier = EarlierSignature(INSPECTION.signature.inputs, INSPECTION.signature.outputs)
+    monkeypatch.setattr("support.registering.INSPECTION", replace(INSPECTION, signature=cast(Signature, earlier)))
+
+    version, _ = add_model(registry, b"weights")
+
+    assert version.signature == INSPECTION.signature
+    assert version.signature.left_out == ()
 
 
 def test_the_same_bytes_twice_are_the_same_version_of_a_dataset(registry: Registry) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
+import threading
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -59,6 +61,21 @@ def test_every_command_that_asks_reaches_its_server_or_says_that_there_is_none(s
     assert done.stderr == (
         "Error: No Seaway server answers at http://127.0.0.1:1; start one with `seaway serve`, or set SEAWAY_URL.\n"
     )
+
+
+def test_something_that_is_no_http_server_is_none_that_was_reached(seaway: Seaway) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        hangs_up = threading.Thread(target=lambda: listening.accept()[0].close())
+        hangs_up.start()
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+
+        done = seaway("status", url=url)
+
+        hangs_up.join(10)
+    assert (done.exit_code, done.stdout) == (3, "")
+    assert done.stderr.startswith(f"Error: The connection to {url} broke before there was an answer: ")
+    assert done.stderr.endswith("; is it a Seaway server?\n")
+    assert ".." not in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,30 @@ def test_register_says_the_version_and_what_comes_next(server: ScriptedServer, s
     assert done.stderr == ""
 
 
+def test_register_says_which_outputs_are_left_out(server: ScriptedServer, seaway: Seaway, package: Path) -> None:
+    version = model_version(3)
+    why = "no tensor; export with zipmap=False to have it"
+    version["signature"]["left_out"] = [{"name": "output_probability", "why": why}]
+    server.answers("POST /api/models/churn/versions", version, status=201)
+
+    lines = seaway("register", "churn", str(package)).stdout.splitlines()
+
+    assert lines[1:] == [
+        "Left out: output_probability, which is no tensor; export with zipmap=False to have it.",
+    ]
+    assert json.loads(seaway("register", "churn", str(package), "--json").stdout) == version
+
+
+def test_an_older_server_says_nothing_of_outputs_left_out(
+    server: ScriptedServer, seaway: Seaway, package: Path
+) -> None:
+    version = model_version(3)
+    del version["signature"]["left_out"]
+    server.answers("POST /api/models/churn/versions", version, status=201)
+
+    assert seaway("register", "churn", str(package)).stdout.endswith("seaway deploy churn 3\n")
+
+
 def test_register_tells_known_bytes(server: ScriptedServer, seaway: Seaway, package: Path) -> None:
     server.answers("POST /api/models/churn/versions", model_version(1), status=200)
 

@@ -143,6 +143,16 @@ def test_a_shape_that_the_server_has_named_is_not_named_again(server: ScriptedSe
     assert len(server.asked) == 1
 
 
+def test_a_model_of_named_features_is_not_explained_by_the_tensor_they_go_into(
+    server: ScriptedServer, seaway: Seaway
+) -> None:
+    refused = "inputs must be an object of features or a list of them, not 'hi'; the features are: 'age', 'plan'."
+    server.answers("POST /predict/churn", {"error": refused}, status=400)
+    server.answers("GET /v2/models/churn", {"inputs": [{"name": "X", "datatype": "FP32", "shape": [-1, 2]}]})
+
+    assert seaway("predict", "churn", "--text", "hi").stderr == f"Error: {refused}\n"
+
+
 def test_a_refusal_stays_what_it_is_when_nobody_says_what_the_version_takes(
     server: ScriptedServer, seaway: Seaway
 ) -> None:

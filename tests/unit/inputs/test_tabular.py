@@ -93,7 +93,7 @@ def test_categories_keep_their_types_apart() -> None:
         ([[1, "Oslo"], [1]], r"inputs\[1\] has 1 values"),
         ([{"age": 1, "city": "Oslo"}, 7], r"inputs\[1\] must be an object"),
         ([[1, 10**5000]], "not a huge number|not a category"),
-        ("age", "must be an object"),
+        ("age", "must be an object of features or a list of them, not 'age'; the features are: 'age', 'city'"),
         (None, "must be an object"),
     ],
 )

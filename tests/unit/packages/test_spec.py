@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from seaway.errors import InvalidPackage
-from seaway.packages import PackageSpec, read_spec
+from seaway.packages import PackageSpec, read_spec, refuse_misnamed
 
 
 def read(directory: Path, text: str) -> PackageSpec:
@@ -17,6 +17,30 @@ def read(directory: Path, text: str) -> PackageSpec:
 
 def test_without_a_file_everything_is_default(tmp_path: Path) -> None:
     assert read_spec(tmp_path) == PackageSpec()
+
+
+@pytest.mark.parametrize("name", ["seaway.yml", "Seaway.yaml", "seaway.YAML"])
+def test_a_file_called_nearly_as_the_description_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("description: unread\n")
+
+    with pytest.raises(InvalidPackage, match=rf"has {name}; its description is read from seaway\.yaml: rename it\.$"):
+        refuse_misnamed(tmp_path)
+
+
+def test_a_second_description_is_refused(tmp_path: Path) -> None:
+    for name in ("seaway.yaml", "seaway.yml"):
+        (tmp_path / name).write_text("description: which\n")
+
+    with pytest.raises(InvalidPackage, match=r"has seaway\.yml.*: remove seaway\.yml, or make one file of the two\.$"):
+        refuse_misnamed(tmp_path)
+
+
+def test_other_names_are_nobodys_business(tmp_path: Path) -> None:
+    (tmp_path / "nested").mkdir()
+    for name in ("seaway.yaml", "model.yml", "seaway.yml.orig", "nested/seaway.yml"):
+        (tmp_path / name).write_text("description: read\n")
+
+    refuse_misnamed(tmp_path)
 
 
 def test_an_empty_file_is_no_file(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from seaway.errors import Cancelled, InferenceFailed, InvalidPackage, InvalidReq
 from seaway.packages import PackageSpec
 from seaway.runtimes.base import RunHandle, Session
 from seaway.runtimes.onnx import OnnxRuntime
-from seaway.types import TensorSpec
+from seaway.types import LeftOut, TensorSpec
 
 
 def load(directory: Path, model: bytes, name: str = "model.onnx") -> Session:
@@ -58,9 +58,18 @@ def test_outputs_that_are_no_tensors_are_left_out(tmp_path: Path) -> None:
     del graph.output[0], graph.node[1]
     only = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
 
-    assert [spec.name for spec in load(tmp_path, both.SerializeToString()).signature.outputs] == ["y"]
+    signature = load(tmp_path, both.SerializeToString()).signature
+    assert [spec.name for spec in signature.outputs] == ["y"]
+    assert signature.left_out == (LeftOut("s", "no tensor, but seq(tensor(float))"),)
     with pytest.raises(InvalidPackage, match="ZipMap"):
         load(tmp_path, only.SerializeToString())
+
+
+def test_an_output_of_zipmap_is_left_out_with_the_way_to_have_it(tmp_path: Path) -> None:
+    signature = load(tmp_path, graphs.zipmap()).signature
+
+    assert [spec.name for spec in signature.outputs] == ["output_label"]
+    assert signature.left_out == (LeftOut("output_probability", "no tensor; export with zipmap=False to have it"),)
 
 
 def test_a_type_that_the_protocol_does_not_have_is_refused(tmp_path: Path) -> None:
