@@ -87,13 +87,12 @@ class Assistant:
         self._turns = False
         self._run_ns = 0
         plane.running = page.running(gateway)
-        self._died_in, self._deaths = page.begin_life(gateway, time.monotonic_ns())
+        page.begin_life(gateway, time.monotonic_ns())
 
     def refuses(self, revision: int) -> str:
         """Why a revision must not run here; empty: it may."""
-        if revision == self._died_in and self._deaths >= _MAX_DEATHS:
-            return f"{self._deaths} gateways in a row ended while they ran it"
-        return ""
+        deaths = self._page.deaths(revision, time.monotonic_ns())
+        return f"{deaths} gateways ended while they ran it" if deaths >= _MAX_DEATHS else ""
 
     def loads(self, revision: int) -> None:
         """A version is being loaded; 0: no longer."""

@@ -31,10 +31,13 @@ _FRESH_NS = 200_000_000
 """How long a note is believed. With `_EVERY`: a gateway that runs 40 requests a second has a core reserved."""
 _TICK_SECONDS = 0.05
 _HEADROOM = 1.25
-_NOTED, _DEMAND, _MODEL, _CHANGED, _SEEN, _RUNNING, _LOADING, _DIED_IN, _DIED_AT, _DEATHS = range(10)
-_WORDS = 16
-_ROW_NS = 3600 * 1_000_000_000
-"""Deaths that are further apart are not in a row."""
+_NOTED, _DEMAND, _MODEL, _CHANGED, _SEEN, _RUNNING, _LOADING, _BLAMED = range(8)
+_REVISIONS = 32
+"""So many a gateway can blame for deaths, each with how many and when the last one was."""
+_REVISION, _DEATHS, _DIED_AT, _BLAME_WORDS = range(4)
+_WORDS = _BLAMED + _BLAME_WORDS * _REVISIONS
+_TOGETHER_NS = 24 * 3600 * 1_000_000_000
+"""Deaths that are further apart don't count together."""
 
 
 def reserved_cores(demand: float, cores: int) -> int:
@@ -50,7 +53,8 @@ class ActivityPage:
     """What gateways tell each other and workers, each in a line of words that it alone writes.
 
     When it last ran fast models and how much of a core it used; what it was last asked for and since when for that
-    alone; and the revision that it runs at this moment, which its successor finds should it die of that.
+    alone; the revision that it runs at this moment, which its successor finds should it die of that; and in which
+    revisions those before it have died.
     """
 
     def __init__(self, path: Path, gateways: int | None = None) -> None:
@@ -109,23 +113,45 @@ class ActivityPage:
         """This gateway loads a version now; 0: no longer. Called in that gateway only."""
         self._words[_WORDS * gateway + _LOADING] = revision
 
-    def begin_life(self, gateway: int, now_ns: int) -> tuple[int, int]:
-        """The revision that the last gateway of this number was running or loading when it died, and how many of all
-        gateways did so in a row.
+    def begin_life(self, gateway: int, now_ns: int) -> int:
+        """Count a death against the revision that the last gateway of this number was running or loading; 0: none.
+
+        Called in that gateway only.
         """
-        at, words = _WORDS * gateway, self._words
-        if running := words[at + _RUNNING] or words[at + _LOADING]:
-            again = words[at + _DIED_IN] == running and now_ns < words[at + _DIED_AT] + _ROW_NS
-            words[at + _DEATHS] = words[at + _DEATHS] + 1 if again else 1
-            words[at + _DIED_IN], words[at + _DIED_AT] = running, now_ns
-            words[at + _RUNNING] = words[at + _LOADING] = 0
-        died_in = words[at + _DIED_IN]
-        recent = (
-            words[row + _DEATHS]
-            for row in range(0, len(words), _WORDS)
-            if row == at or (words[row + _DIED_IN] == died_in and now_ns < words[row + _DIED_AT] + _ROW_NS)
-        )
-        return died_in, sum(recent) if died_in else 0
+        at = _WORDS * gateway
+        words = self._words
+        died_in = words[at + _RUNNING] or words[at + _LOADING]
+        words[at + _RUNNING] = words[at + _LOADING] = 0
+        if not died_in:
+            return 0
+        blames = self._blames(gateway)
+        entry = next((one for one in blames if words[one + _REVISION] == died_in), None)
+        if entry is None:
+            entry = next((one for one in blames if not self._recent(one, now_ns)), None)
+        # Where there is no room for one more, `deaths` tells: nothing runs in a gateway any more.
+        if entry is not None:
+            again = words[entry + _REVISION] == died_in and self._recent(entry, now_ns)
+            words[entry + _DEATHS] = words[entry + _DEATHS] + 1 if again else 1
+            words[entry + _REVISION], words[entry + _DIED_AT] = died_in, now_ns
+        return died_in
+
+    def deaths(self, revision: int, now_ns: int) -> int:
+        """Of gateways in a run of this revision, within a day; of every one where some died in ever so many others."""
+        total = 0
+        for gateway in range(len(self._words) // _WORDS):
+            counted = [one for one in self._blames(gateway) if self._recent(one, now_ns)]
+            if len(counted) == _REVISIONS:
+                return _REVISIONS
+            total += sum(self._words[one + _DEATHS] for one in counted if self._words[one + _REVISION] == revision)
+        return total
+
+    def _blames(self, gateway: int) -> range:
+        """Where this gateway's entries begin."""
+        first = _WORDS * gateway + _BLAMED
+        return range(first, first + _BLAME_WORDS * _REVISIONS, _BLAME_WORDS)
+
+    def _recent(self, entry: int, now_ns: int) -> bool:
+        return bool(self._words[entry + _REVISION]) and now_ns < self._words[entry + _DIED_AT] + _TOGETHER_NS
 
 
 def confine(thread_id: int, cpus: Sequence[int]) -> None:

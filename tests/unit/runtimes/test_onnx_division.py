@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from seaway.errors import InvalidPackage
 from seaway.runtimes.onnx_graph import operators
 from support import graphs
 from support.tiny import scale_model
@@ -78,3 +80,79 @@ def test_a_weight_of_minus_one_is_as_bad_as_a_request_however_it_is_kept(raw: bo
 def test_a_graph_without_divisions_has_no_obstacle(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(scale_model(2.0))
     assert operators(tmp_path / "model.onnx").obstacle == ""
+
+
+def whole_of(
+    path: Path,
+    nodes: list[Any],
+    *,
+    more: Sequence[Any] = (),
+    functions: Sequence[Any] = (),
+    weights: Sequence[Any] = (),
+) -> str:
+    """The obstacle of a graph with whole numbers a and b, floats f and further inputs."""
+    inputs = [helper.make_tensor_value_info(name, INT64, ["n"]) for name in ("a", "b")]
+    inputs.append(helper.make_tensor_value_info("f", FLOAT, ["n"]))
+    output = helper.make_tensor_value_info("y", INT64, ["n"])
+    graph = helper.make_graph(nodes, "g", [*inputs, *more], [output], list(weights))
+    imports = [helper.make_opsetid(domain, 3 if domain == "ai.onnx.ml" else 17) for domain in ("", "ai.onnx.ml", "own")]
+    model = helper.make_model(graph, opset_imports=imports, functions=list(functions))
+    (path / "model.onnx").write_bytes(model.SerializeToString())
+    return operators(path / "model.onnx").obstacle
+
+
+node = helper.make_node
+LOOKED_UP = [
+    node("LabelEncoder", ["f"], [name], domain="ai.onnx.ml", keys_floats=[7.0], values_int64s=[-1], default_int64=1)
+    for name in ("p", "q")
+]
+DIVIDE = node("Div", ["p", "q"], ["y"])
+
+
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        [node("TopK", ["f", "k"], ["v", "p"]), node("Add", ["p", "b"], ["q"]), DIVIDE],
+        [node("Unique", ["f"], ["u", "p", "v", "q"]), DIVIDE],
+        [*LOOKED_UP, DIVIDE],
+        [node("NobodyKnows", ["f"], ["p"]), node("Identity", ["b"], ["q"]), DIVIDE],
+        [node("Constant", [], ["p"], value_string="a"), node("Identity", ["b"], ["q"]), DIVIDE],
+    ],
+    ids=["second output", "further outputs", "another domain", "an unknown operator", "a constant of another kind"],
+)
+def test_what_is_not_known_to_be_no_whole_number_counts_as_one(nodes: list[Any], tmp_path: Path) -> None:
+    weights = [numpy_helper.from_array(np.array([1]), "k")]
+    assert "by what a request may say (Div)" in whole_of(tmp_path, nodes, weights=weights)
+
+
+def test_a_division_in_a_function_or_beside_one_is_an_obstacle(tmp_path: Path) -> None:
+    imports = [helper.make_opsetid("", 17)]
+    divides = helper.make_function("own", "D", ["p", "q"], ["r"], [node("Div", ["p", "q"], ["r"])], imports)
+    same = helper.make_function("own", "Same", ["p"], ["q"], [node("Identity", ["p"], ["q"])], imports)
+    inside = [node("D", ["a", "b"], ["y"], domain="own")]
+    beside = [node("Same", ["b"], ["q"], domain="own"), node("Div", ["a", "q"], ["y"])]
+    assert whole_of(tmp_path, inside, functions=[divides])
+    assert whole_of(tmp_path, beside, functions=[same])
+
+
+@pytest.mark.parametrize("values", [(1, -1), (-1, 1), (2, 3)], ids=str)
+def test_a_weight_that_is_there_twice_is_no_constant(values: tuple[int, int], tmp_path: Path) -> None:
+    weights = [numpy_helper.from_array(np.array([value]), "w") for value in values]
+    assert whole_of(tmp_path, [node("Div", ["a", "w"], ["y"])], weights=weights)
+
+
+def test_a_weight_that_a_request_may_replace_is_no_constant(tmp_path: Path) -> None:
+    weights = [numpy_helper.from_array(np.array([2]), "w")]
+    replaced = [helper.make_tensor_value_info("w", INT64, [1])]
+    divided = [node("Div", ["a", "w"], ["y"])]
+    assert whole_of(tmp_path, divided, weights=weights) == ""
+    assert whole_of(tmp_path, divided, more=replaced, weights=weights)
+
+
+def test_an_operator_that_a_node_says_twice_is_refused(tmp_path: Path) -> None:
+    graphs_and_more = helper.make_graph([], "g", [], [helper.make_tensor_value_info("y", INT64, ["n"])])
+    twice = b"\x22\x03Add" + node("Div", ["a", "b"], ["y"]).SerializeToString()
+    graph = b"\x0a" + bytes([len(twice)]) + twice + graphs_and_more.SerializeToString()
+    (tmp_path / "model.onnx").write_bytes(b"\x3a" + bytes([len(graph)]) + graph)
+    with pytest.raises(InvalidPackage, match="it says something twice"):
+        operators(tmp_path / "model.onnx")

@@ -285,18 +285,40 @@ def test_a_version_in_whose_runs_two_gateways_died_runs_in_none(page: ActivityPa
     page.set_running(1, 0)
     assert Assistant(plane, page, 1).refuses(7)
     assert not Assistant(plane, page, 1).refuses(8)
-    assert not Assistant(plane, page, 0).refuses(7), "no gateway of this number has died; the other one tells it"
+    assert Assistant(plane, page, 0).refuses(7)
+
+
+DAY_NS = 24 * 3600 * 10**9
+
+
+def die(page: ActivityPage, gateway: int, revision: int, now_ns: int) -> int:
+    """This gateway dies in a run of `revision`, and another one follows it: the deaths in that revision then."""
+    page.set_running(gateway, revision)
+    assert page.begin_life(gateway, now_ns) == revision
+    return page.deaths(revision, now_ns)
 
 
 def test_deaths_of_different_gateways_count_together(page: ActivityPage) -> None:
-    page.set_running(0, 7)
-    assert page.begin_life(0, 1) == (7, 1)
-    page.set_running(1, 8)
-    assert page.begin_life(1, 2) == (8, 1)
-    page.set_running(1, 7)
-    assert page.begin_life(1, 3) == (7, 2)
-    page.set_running(1, 7)
-    assert page.begin_life(1, 2 + 3600 * 10**9) == (7, 2), "the other one's was longer ago"
+    assert die(page, 0, 7, 1) == 1
+    assert die(page, 1, 8, 2) == 1
+    assert die(page, 1, 7, 3) == 2
+    assert die(page, 1, 7, 2 + DAY_NS) == 2, "the other one's was longer ago"
+
+
+def test_versions_that_kill_by_turns_are_each_told_at_the_second_death(page: ActivityPage) -> None:
+    rounds = [[die(page, now % 2, revision, now) for revision in (7, 8, 9, 10)] for now in (1, 2)]
+    assert rounds == [[1] * 4, [2] * 4]
+
+
+def test_where_ever_so_many_versions_have_killed_none_runs_here(page: ActivityPage, plane: Workers) -> None:
+    now = time.monotonic_ns()
+    for revision in range(100, 131):
+        die(page, 1, revision, now)
+    assert not Assistant(plane, page, 0).refuses(7)
+    for revision in range(131, 135):
+        die(page, 1, revision, now)
+    assert Assistant(plane, page, 0).refuses(7)
+    assert page.deaths(7, now + DAY_NS) == 0
 
 
 @pytest.mark.parametrize("error", [None, InvalidRequest("no"), InferenceFailed("no")])
@@ -314,18 +336,18 @@ def test_an_inline_run_is_noted_for_as_long_as_it_takes_however_it_ends(
     version = plane._assisted["m"]
     plane.answer_inline(version, CALL, b"{}")
     assert noted == [7]
-    assert page.begin_life(0, 1) == (0, 0), "who dies between two runs blames nobody"
+    assert page.begin_life(0, 1) == 0, "who dies between two runs blames nobody"
 
 
 def test_deaths_count_while_loading_too_but_not_those_of_another_day(page: ActivityPage) -> None:
-    page.set_loading(0, 7)
-    assert page.begin_life(0, 1) == (7, 1)
-    page.set_loading(0, 7)
-    assert page.begin_life(0, 2) == (7, 2)
-    page.set_running(0, 7)
-    assert page.begin_life(0, 3 + 3600 * 10**9) == (7, 1)
+    for now in (1, 2):
+        page.set_loading(0, 7)
+        assert page.begin_life(0, now) == 7
+        assert page.deaths(7, now) == now
+    assert die(page, 0, 7, 3 + DAY_NS) == 1
     page.set_loading(0, 0)
-    assert page.begin_life(0, 4 + 3600 * 10**9) == (7, 1)
+    assert page.begin_life(0, 4 + DAY_NS) == 0
+    assert page.deaths(7, 4 + DAY_NS) == 1
 
 
 async def test_a_run_that_breaks_in_a_way_nobody_thought_of_is_a_worker_s_and_the_others_have_their_turn(
@@ -380,9 +402,9 @@ async def test_what_a_worker_found_too_slow_is_not_read_here_again(plane: Worker
 
 async def test_a_run_is_noted_for_as_long_as_it_takes(page: ActivityPage, plane: Workers) -> None:
     seen: list[int] = []
-    plane.script.then = lambda: seen.append(page.begin_life(0, 1)[0])
+    plane.script.then = lambda: seen.append(page.begin_life(0, 1))
     plane.be_alone()
     plane.start(call(b"1"), Caller(), plain=True)
     await turns()
     assert seen == [7]
-    assert page.begin_life(0, 2) == (7, 1), "nothing is noted any more"
+    assert page.begin_life(0, 2) == 0, "nothing is noted any more"
