@@ -30,7 +30,8 @@ Of `seaway serve`. Each can be given in three places; the first found wins:
 
 1. the variable `SEAWAY_` and the name in capitals: `SEAWAY_MAX_QUEUE_SIZE=100` (each is a flag of `seaway serve`,
    too, which wins over everything: `--max-queue-size 100`);
-2. the file `seaway.toml` in the working directory, or the file that `SEAWAY_CONFIG` names: `max_queue_size = 100`;
+2. the file `seaway.toml` in the working directory, or the file that `SEAWAY_CONFIG` names, which has to be there:
+   `max_queue_size = 100`;
 3. the default.
 
 `seaway serve --print-config` prints a settings file to start from: every default, and what has none as a comment.
