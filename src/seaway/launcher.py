@@ -32,7 +32,7 @@ import structlog
 from seaway.config import Settings, child_environment
 from seaway.errors import ConfigurationError
 from seaway.serving import bus
-from seaway.serving.process import available_cpus
+from seaway.serving.process import NOBODY_NEW, available_cpus
 from seaway.telemetry import logs
 
 log = structlog.get_logger()
@@ -93,6 +93,8 @@ class Launcher:
         Raises ConfigurationError where control finds that the settings can't work.
         """
         loop = asyncio.get_running_loop()
+        # Inherited: a worker that doesn't listen for it yet isn't ended by it.
+        signal.signal(NOBODY_NEW, signal.SIG_IGN)
         loop.add_signal_handler(signal.SIGCHLD, self._reap)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_stop)
@@ -113,8 +115,13 @@ class Launcher:
         self._stop.set()
 
     async def _shut_down(self) -> None:
-        """Gateways first: they refuse new connections and finish what they have; then control; then the workers."""
+        """Gateways first: they refuse new connections and finish what they have; then control; then the workers.
+
+        Workers serve until then, but are told at once: what waits for company in a batch, gateways would wait for.
+        """
         grace = self._settings.drain_seconds
+        for worker in self._workers.processes.values():
+            worker.send_signal(NOBODY_NEW)
         _refuse_connections(self._listener)
         self._listener.close()
         gateways = [gateway.process for gateway in self._gateways if gateway.process]

@@ -17,6 +17,7 @@ import httpx
 import numpy as np
 import pytest
 
+from seaway.serving.process import NOBODY_NEW
 from support import graphs
 from support.load import Load
 from support.server import SeawayServer, wait_until
@@ -193,6 +194,31 @@ def test_who_waits_for_company_is_answered_when_the_version_goes(
         answers = [one.result() for one in asked]
     assert [one.status_code for one in answers] == [200] * 3
     assert [batch_rows(one) for one in answers] == [3] * 3
+
+
+def test_who_waits_for_company_is_answered_when_the_server_stops(tmp_path: Path) -> None:
+    with SeawayServer(gateways=2) as one:
+        one.register("going", write_package(tmp_path, scale_model(2.0)))
+        one.deploy("going", lane="batch", max_queue_delay_seconds=50.0)
+        with ThreadPoolExecutor(5) as pool:
+            asked = [
+                pool.submit(one.http.post, "/predict/going", json={"inputs": [1, 2, number]}, timeout=60)
+                for number in range(5)
+            ]
+            wait_until(lambda: metric(one, "seaway_queue_depth", "going") == 5, seconds=30)
+            assert one.stop() == 0
+            answers = [answer.result() for answer in asked]
+    assert [answer.json() for answer in answers if answer.status_code != 200] == []
+    assert [answer.json()["outputs"] for answer in answers] == [[2, 4, 2 * number] for number in range(5)]
+    assert [batch_rows(answer) for answer in answers] == [5] * 5
+
+
+def test_no_process_is_ended_by_hearing_that_nobody_new_comes(server: SeawayServer) -> None:
+    # A worker that still starts doesn't listen for it either.
+    before = server.pids
+    for name in ("launcher", "control", "gateway-0", "gateway-1"):
+        os.kill(before[name], NOBODY_NEW)
+    assert server.pids == before
 
 
 def test_the_model_configuration_says_that_it_batches_and_how_long_it_waits(server: SeawayServer) -> None:

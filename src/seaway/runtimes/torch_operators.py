@@ -217,6 +217,10 @@ def _rounded_quotients_fit(given: Mapping[str, Any]) -> bool:
     return given.get("rounding_mode") is None or _quotients_fit(given)
 
 
+def _divisor_fits(given: Mapping[str, Any]) -> bool:
+    return given["self"].is_floating_point() or (given.get("divisor_override") or 0) >= 0
+
+
 def _are_within(tensor: Tensor, low: int, end: int) -> bool:
     least, most = torch.aminmax(tensor)
     return int(least) >= low and int(most) < end
@@ -311,6 +315,7 @@ _SIZES = "the sizes of the tensors don't fit each other"
 _BAGS = "the offsets must begin with 0, not fall and stay within the indices, and these within the table"
 _REPEATS = "the repeats don't fit: they must be 0 or more, and their sum one of memory"
 _QUOTIENTS = "the smallest whole number divided by -1 doesn't fit its type"
+_DIVISOR = "sums of whole numbers are divided by no negative number"
 _FITS: dict[str, tuple[Callable[[Mapping[str, Any]], bool], str]] = {
     "native_batch_norm": (_statistics_fit, _SIZES),
     "_native_batch_norm_legit_no_training": (_statistics_fit, _SIZES),
@@ -325,6 +330,8 @@ _FITS: dict[str, tuple[Callable[[Mapping[str, Any]], bool], str]] = {
     "floor_divide": (_quotients_fit, _QUOTIENTS),
     "fmod": (_quotients_fit, _QUOTIENTS),
     "remainder": (_quotients_fit, _QUOTIENTS),
+    "avg_pool2d": (_divisor_fits, _DIVISOR),
+    "avg_pool3d": (_divisor_fits, _DIVISOR),
 }
 """What must be true of the arguments, and what to say when it isn't."""
 

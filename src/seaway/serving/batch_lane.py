@@ -137,7 +137,7 @@ class BatchLane:
     # ------------------------------------------------------------------ the I/O thread
 
     def hurry(self) -> None:
-        """The process is about to end, and nobody new will come: those that wait for company run at once."""
+        """The process or the server ends soon, and nobody new will come: those that wait for company run at once."""
         with self._changed:
             if self._queue.limits.max_delay_ns:
                 self._limits.wait_for_nobody()

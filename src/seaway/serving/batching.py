@@ -9,7 +9,7 @@ import heapq
 import math
 from collections import OrderedDict, deque
 from collections.abc import Hashable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from seaway.errors import Overloaded, PayloadTooLarge
@@ -265,10 +265,7 @@ class BatchQueue:
         if limits.bucketing or limits.exact:
             slices = self._bucketed(own, other, segments[-1].length)
         else:
-            slices = own.take_oldest(0, 1, limits)
-            if other.rows:
-                width = max(part.ticket.width(part.stop) for part in slices)
-                slices += other.take_oldest(sum(map(len, slices)), width, limits)
+            slices = self._oldest(own, other)
         self._count_turn(priority)
         batch = self._leave(head.key, slices, reason)
         if not (own.rows or other.rows):
@@ -288,6 +285,19 @@ class BatchQueue:
             elif size == rows + added:
                 break
         return own.take(width, rows) + other.take(width, added)
+
+    def _oldest(self, own: LengthPool, other: LengthPool) -> list[Slice]:
+        """The oldest rows, those of the head's priority first, cut down to a preferred size where they reach one."""
+        limits = self.limits
+        found = own.in_order(0, 1, limits)
+        added = other.in_order(found.rows, found.width, limits)
+        size = max((size for size in limits.preferred_sizes if size <= added.rows), default=added.rows)
+        if size < added.rows:
+            # Fewer of the same rows, in the same order: they fit as well.
+            limits = replace(limits, max_rows=size)
+            found = own.in_order(0, 1, limits)
+            added = other.in_order(found.rows, found.width, limits)
+        return own.take_oldest(found) + other.take_oldest(added)
 
     def _plan(self, own: LengthPool, other: LengthPool, length: int, max_rows: int) -> tuple[int, int, int]:
         """Width, rows of the head's priority, and rows of the other one, which never make a batch wider."""

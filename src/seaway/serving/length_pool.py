@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 from bisect import bisect_left, bisect_right, insort
 from collections import OrderedDict
+from collections.abc import Iterator
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -22,6 +23,14 @@ class Window(NamedTuple):
     width: int
     rows: int
     worth: float
+
+
+class Ordered(NamedTuple):
+    """What a batch has with rows in the order they came, and these, as lengths and how many of each."""
+
+    width: int
+    rows: int
+    parts: list[tuple[int, int]]
 
 
 class _Prefixes(NamedTuple):
@@ -188,25 +197,26 @@ class LengthPool:
             at -= 1
         return taken
 
-    def take_oldest(self, rows: int, width: int, limits: BatchLimits) -> list[Slice]:
+    def in_order(self, rows: int, width: int, limits: BatchLimits) -> Ordered:
         """Rows in the order they came, to add to a batch of so many rows and such a width while they fit into it."""
-        fronts = [(next(iter(bucket)), -length) for length, bucket in self._buckets.items()]
-        heapq.heapify(fronts)
-        taken: list[Slice] = []
-        while fronts:
-            number, negative = heapq.heappop(fronts)
-            length = -negative
-            width = max(width, length)
-            segment = self._buckets[length][number]
-            room = limits.capacity(width) - rows
-            added = min(segment.stop - segment.start, room)
+        parts: list[tuple[int, int]] = []
+        for _, negative, waiting in heapq.merge(*map(self._arrivals, self._lengths)):
+            wider = max(width, -negative)
+            added = min(waiting, limits.capacity(wider) - rows)
             if added <= 0:
                 break
-            taken += self._first(length, added)
-            rows += added
-            if bucket := self._buckets.get(length):
-                heapq.heappush(fronts, (next(iter(bucket)), negative))
-        return taken
+            parts.append((-negative, added))
+            width, rows = wider, rows + added
+        return Ordered(width, rows, parts)
+
+    def take_oldest(self, found: Ordered) -> list[Slice]:
+        """What `in_order` has just found."""
+        return [part for length, rows in found.parts for part in self._first(length, rows)]
+
+    def _arrivals(self, length: int) -> Iterator[tuple[int, int, int]]:
+        """Of each ticket with rows of a length its number, the length, negative, and how many rows."""
+        for number, segment in self._buckets[length].items():
+            yield number, -length, segment.stop - segment.start
 
     def _first(self, length: int, rows: int) -> list[Slice]:
         bucket, taken, left = self._buckets[length], [], rows

@@ -10,6 +10,8 @@ import signal
 import sys
 from pathlib import Path
 
+NOBODY_NEW = signal.SIGUSR1
+"""Says to a worker that the server stops: serve who still comes, but wait for nobody. Other processes ignore it."""
 _PR_SET_PDEATHSIG = 1
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 

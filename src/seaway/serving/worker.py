@@ -57,6 +57,7 @@ class Worker:
         """The lane, where the main thread is its engine."""
         self._phase, self._reason = "starting", ""
         self._draining_since: float | None = None
+        self._nobody_new = False
         self._answered = 0
         self._calibration: Calibration | None = None
         self._woken, self._waker = socket.socketpair()
@@ -88,6 +89,7 @@ class Worker:
         self._selector.register(self._woken, selectors.EVENT_READ, self._wake)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
+        signal.signal(process.NOBODY_NEW, self._on_nobody_new)
         threading.Thread(target=self._load, name="loader", daemon=True).start()
         while not self._finished():
             solo = self._solo
@@ -129,6 +131,10 @@ class Worker:
 
     def _on_signal(self, _number: int, _frame: object) -> None:
         self._drain()
+        self._waker.send(b"s")
+
+    def _on_nobody_new(self, _number: int, _frame: object) -> None:
+        self._nobody_new = True
         self._waker.send(b"s")
 
     def _drain(self) -> None:
@@ -316,7 +322,7 @@ class Worker:
     def _watch(self, now: int) -> None:
         """Stop runs whose callers have left or whose time is over. Called in the I/O thread after every wait."""
         lane = self._lane
-        if self._draining_since is not None and isinstance(lane, BatchLane):
+        if (self._nobody_new or self._draining_since is not None) and isinstance(lane, BatchLane):
             lane.hurry()
         if lane is not None and lane.watch(now) > STUCK_SECONDS * 1e9:
             log.error("worker.stuck")

@@ -146,6 +146,22 @@ def test_what_has_room_for_the_quotient_is_divided() -> None:
     assert run(least, torch.tensor([-1], dtype=torch.int32), rounding_mode=None).tolist() == [2.0**31]
 
 
+@pytest.mark.parametrize("dimensions", [2, 3])
+def test_sums_of_whole_numbers_are_divided_by_no_negative_number(dimensions: int) -> None:
+    """As above: of pools too, the smallest number divided by -1 would end the process."""
+    run = torch_operators.guarded(getattr(aten, f"avg_pool{dimensions}d").default)
+    of = torch.full((1, 1) + (2,) * dimensions, -(1 << 63))
+    kernel = [1] * dimensions
+    with pytest.raises(RuntimeError, match="no negative number"):
+        run(of, kernel, divisor_override=-1)
+    with pytest.raises(RuntimeError, match="no negative number"):
+        run(of, kernel, kernel, [0], False, True, -1)
+
+    assert run(of, kernel, divisor_override=2).flatten()[0] == -(1 << 62)
+    assert run(of, kernel).equal(of)
+    assert run(of.double(), kernel, divisor_override=-1).equal(-of.double())
+
+
 def test_arguments_given_by_name_are_looked_at_as_well() -> None:
     run = torch_operators.guarded(aten.native_batch_norm.default)
     with pytest.raises(RuntimeError, match="don't fit"):

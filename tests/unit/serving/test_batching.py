@@ -158,6 +158,36 @@ def test_a_batch_is_cut_down_to_a_preferred_size() -> None:
     assert [(batch.rows, batch.reason) for batch in (take(one), take(one))] == [(8, Reason.FULL), (3, Reason.IDLE)]
 
 
+@pytest.mark.parametrize("rows", [1, 3, 20], ids="{} rows a request".format)
+@pytest.mark.parametrize("lengths", [None, [7], [9, 7, 8]], ids=["no lengths", "one length", "lengths that differ"])
+def test_without_bucketing_a_batch_is_cut_down_to_a_preferred_size_too(lengths: list[int] | None, rows: int) -> None:
+    one = queue(max_rows=32, preferred_sizes=(8, 16), bucketing=False)
+    left = 20
+    while left:
+        asked = min(rows, left)
+        put(one, ticket(asked, lengths=lengths and [lengths[row % len(lengths)] for row in range(asked)]))
+        left -= asked
+    waiting = one.waiting_requests
+    batches = [take(one), take(one)]
+    assert [(batch.rows, batch.reason) for batch in batches] == [(16, Reason.FULL), (4, Reason.IDLE)]
+    assert len({(id(of), row) for batch in batches for of, row in rows_of(batch)}) == 20, "each row once"
+    assert sum(len(one.done(batch)) for batch in batches) == waiting
+
+
+def test_without_bucketing_the_preferred_size_is_that_of_both_priorities_together() -> None:
+    one = queue(max_rows=32, preferred_sizes=(8, 16), bucketing=False)
+    first, later = ticket(10), ticket(12, priority=Priority.LOW)
+    put(one, later, first)
+    assert [(part.ticket, len(part)) for part in take(one).slices] == [(first, 10), (later, 6)]
+    assert [take(one).rows, one.waiting_rows] == [6, 0]
+
+
+def test_without_bucketing_a_size_that_tokens_leave_no_room_for_is_not_reached() -> None:
+    one = queue(max_rows=32, max_tokens=120, preferred_sizes=(8, 16), bucketing=False)
+    put(one, *(ticket(lengths=[10]) for _ in range(20)))
+    assert [take(one).rows for _ in range(3)] == [8, 8, 4]
+
+
 # --------------------------------------------------------------------------- when it leaves
 
 

@@ -187,6 +187,9 @@ class AnyInterleaving(RuleBasedStateMachine):
         assert batch.useful_tokens == sum(map(sum, own))
         # What failed with others before the limits were changed runs again with them.
         assert not now.exact or batch.reason is Reason.RETRY or batch.padding == 0
+        plain = not (now.bucketing or now.exact or batch.reason is Reason.RETRY)
+        sizes = now.preferred_sizes
+        assert not (plain and sizes) or batch.rows in sizes or batch.rows < min(sizes)
         assert now.max_tokens is None or batch.tokens <= now.max_tokens or batch.rows == 1
 
     def finish(self, at: int) -> None:
