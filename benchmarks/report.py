@@ -24,6 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from benchmarks import aims
 from benchmarks.cells import GROUPS
 from benchmarks.paths import ROOT
 
@@ -82,6 +83,9 @@ def grids(result: Result) -> list[Grid]:
         if cells:
             found.append(_group(result, group, title, cells))
     found.append(_footprint(result))
+    found.append(
+        Grid("Seaway's aims: what it came to, medians beside medians", ("what", "measured", "aim"), aims.rows(result))
+    )
     if result["skipped"]:
         found.append(Grid("Not measured", ("what", "why"), list(result["skipped"].items())))
     return [grid for grid in found if grid.rows]
@@ -194,7 +198,7 @@ def _parts(grid: Grid) -> list[tuple[str | None, list[tuple[str, ...]]]]:
 
 
 def _is_text(grid: Grid, index: int) -> bool:
-    return index == 0 or grid.columns[index] == "why"
+    return index == 0 or grid.columns[index] in {"why", "measured", "aim"}
 
 
 def markdown(result: Result) -> str:

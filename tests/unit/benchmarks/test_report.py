@@ -6,6 +6,7 @@ from typing import Any
 
 from rich.console import Console
 
+from benchmarks import aims
 from benchmarks.report import _panels, grids, print_tables
 
 
@@ -71,3 +72,22 @@ def test_tables_fit_a_terminal_of_80_columns() -> None:
     assert "Seaway, connections stay" in shown
     assert "1,026" in shown
     assert max(map(len, shown.splitlines())) <= 80
+
+
+def test_seaway_is_told_what_it_came_to_beside_its_aims() -> None:
+    result = measured()
+    result["cells"][1]["system"] = "seaway"
+    assert aims.rows(result) == [
+        ("minilm_int8 at 8: requests/s", "85% of ONNX Runtime alone", "at least 92%"),
+        ("minilm_int8 at 8: p99", "2.61 turns", "at most 1.5"),
+    ]
+
+
+def test_an_aim_whose_other_side_was_not_measured_is_left_out() -> None:
+    tabular = WINDOW | {"cpu_seconds_per_1000": 0.03}
+    cells = [cell("seaway", "tabular", "", 1.0, load="closed", level=8, model="tabular")]
+    cells[0]["medians"] = tabular
+    result = {"cells": cells, "titles": {"constant": "constant answer"}}
+    assert aims.rows(result) == []
+    cells.append({**cells[0], "system": "constant", "medians": tabular | {"cpu_seconds_per_1000": 0.02}})
+    assert aims.rows(result) == [("tabular at 8: CPU", "1.50 of constant answer", "at most 1.5")]
