@@ -53,7 +53,7 @@ class Settings(BaseSettings):
         "auto", description="Where versions run: inline is in the gateways; auto decides by calibration."
     )
     lane: Literal["auto", "cpu", "batch"] = Field(
-        "auto", description="cpu: a sample at a time on each core; batch: many together; auto: batch on a GPU."
+        "auto", description="cpu: an engine on each core; batch: many samples together; auto: batch on a GPU."
     )
     device: str = Field("auto", pattern=DEVICE, description="What the batch lane runs on.")
     isolation: bool = Field(
@@ -68,6 +68,11 @@ class Settings(BaseSettings):
         "auto",
         description="Whether ONNX graphs may be rewritten into faster ones; always: also quantized ones, whose answers "
         "may differ by what rounding makes of a last bit.",
+    )
+    joint_runs: Literal["auto", "never"] = Field(
+        "auto",
+        description="Requests that wait for the same engine share a run where that is faster and answers stay the same "
+        "but for last digits.",
     )
     engines: int | None = Field(None, ge=1, le=1024, description="Engine threads of a version; default all cores.")
     max_queue_size: int = Field(512, ge=1, description="Requests that may wait in one worker; more get 429.")

@@ -77,6 +77,22 @@ class Rewriting:
 
 
 @dataclass(frozen=True, slots=True)
+class JointRuns:
+    """How many samples of requests that wait may share a run, for the CPU lane, and what came of trying it."""
+
+    rows: int = 1
+    """Of one run, at most; 1: each request runs alone."""
+    numbers: int = 0
+    """In the tensors of one run, at most: of larger samples fewer run together."""
+    alone_ns: int = 0
+    """CPU time of a sample that runs alone."""
+    together_ns: int = 0
+    """Of a sample in a run of `rows`."""
+    why: str = ""
+    """Why there are none, as a part of a sentence; empty: there are."""
+
+
+@dataclass(frozen=True, slots=True)
 class Calibration:
     """What one version costs on one machine, measured in its worker; times are thread CPU time of a warm sample."""
 
@@ -114,6 +130,8 @@ class Calibration:
     """In the tensors of the sample; 0: not counted."""
     rewriting: Rewriting | None = None
     """None: nothing was found to rewrite, or nobody looked."""
+    joint: JointRuns | None = None
+    """None: nobody looked."""
 
     @property
     def rewritten(self) -> bool:
@@ -357,6 +375,8 @@ class CalibrationOrder:
     """That may lend a hand."""
     rewrites: str = "never"
     """Whether its graph may be rewritten: auto, always or never."""
+    joint_runs: str = "never"
+    """Whether requests may share runs: auto or never."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -396,6 +416,8 @@ class WorkerConfig:
     """Where the processes of this revision keep weights that they share, if there are several; None: each its own."""
     rewritten: bool = False
     """Its graph was found to be better so; with `calibrate`, that is still to be found out."""
+    joint: JointRuns | None = None
+    """How many samples may share a run, as an earlier worker found; None: each request runs alone."""
     activity: Path | None = None
     """Page that tells when gateways run models themselves; None: engines keep their cores whatever they do."""
 

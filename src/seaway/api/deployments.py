@@ -41,7 +41,7 @@ class DeployBody(Body):
         None, description="Where it runs: in the gateways (inline), in workers, or as calibration finds it best (auto)."
     )
     lane: Literal["auto", "cpu", "batch"] | None = Field(
-        None, description="A sample at a time on each core (cpu), many together (batch), or batch on a GPU (auto)."
+        None, description="An engine on each core (cpu), many samples together (batch), or batch on a GPU (auto)."
     )
     device: str | None = Field(None, pattern=DEVICE, description="Of the batch lane: auto, cpu, cuda or cuda:N.")
     dtype: Literal["auto", "fp32", "bf16", "fp16"] | None = Field(

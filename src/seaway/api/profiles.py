@@ -17,7 +17,7 @@ from seaway.registry import Registry
 from seaway.serving.calibration import machine
 from seaway.serving.process import available_cpus
 from seaway.serving.profile import Progress, profile_package
-from seaway.types import Calibration, Json, ModelVersion, Rewriting
+from seaway.types import Calibration, Json, ModelVersion
 
 log = structlog.get_logger()
 
@@ -66,7 +66,9 @@ class Profiler:
             state, reason = (job.state, job.reason) if job else ("done", "")
         stored = self._registry.find_profile(version.digest)
         batches = self._batches(version)
-        if job is None and stored is None and batches is None:
+        measured = self._measured(version)
+        rewriting, joint = (measured.rewriting, measured.joint) if measured else (None, None)
+        if not (job or stored or batches or rewriting or joint):
             raise NotFound(
                 f"Version {version.version} of {version.model} was never profiled; "
                 f"`seaway profile {version.model} --version {version.version}` does that."
@@ -76,13 +78,13 @@ class Profiler:
         if job is not None and state == "running":
             how |= {"step": job.progress.step, "progress": round(job.progress.done, 3)}
         result = views.profile(stored) if stored else None
-        rewriting = self._rewriting(version)
         return (
             about
             | how
             | {
                 "result": result,
                 "graph": views.plain(rewriting) if rewriting else None,
+                "joint": views.plain(joint) if joint else None,
                 "batches": views.batches(batches) if batches else None,
             }
         )
@@ -96,20 +98,20 @@ class Profiler:
                 return found
         return self._registry.find_batches(version.digest)
 
-    def _rewriting(self, version: ModelVersion) -> Rewriting | None:
-        """What came of rewriting its graph when it was deployed here, by these settings."""
-        here = machine(len(available_cpus()), self._settings.graph_rewrites)
-        measured = self._registry.find_calibration(version.digest, here)
-        return measured.rewriting if measured is not None else None
+    def _measured(self, version: ModelVersion) -> Calibration | None:
+        """What was found when it was deployed here, by these settings."""
+        here = machine(len(available_cpus()), self._settings.graph_rewrites, self._settings.joint_runs)
+        return self._registry.find_calibration(version.digest, here)
 
     def _run(self, job: _Job) -> None:
         version, settings = job.version, self._settings
         try:
             package = self._registry.artifacts.path(version.digest)
             verify(package, version.manifest)
-            rewriting = self._rewriting(version)
+            measured = self._measured(version)
             curves = profile_package(
-                package, rewritten=rewriting is not None and rewriting.used, memory_bytes=settings.inspect_memory_bytes,
+                package, memory_bytes=settings.inspect_memory_bytes,
+                rewritten=measured is not None and measured.rewritten,
                 seconds=settings.inspect_seconds + _MEASURING_SECONDS, progress=job.progress,
             )  # fmt: skip
             self._registry.add_profile(version.digest, machine(len(available_cpus())), curves, actor=job.actor)

@@ -236,6 +236,16 @@ class Graph(Answer):
     doubt: str = Field("", description="Why answers may differ by more than their last digits; empty: they don't.")
 
 
+class JointRuns(Answer):
+    """Whether requests for the version share runs, as calibration found when it was deployed."""
+
+    rows: int = Field(description="Samples of one run, at most; 1: each request runs alone.", examples=[8])
+    numbers: int = Field(description="In the tensors of one run, at most; of larger samples fewer run together.")
+    alone_ns: int = Field(description="CPU time of a sample that runs alone; 0: not measured.")
+    together_ns: int = Field(description="Of a sample in a run of so many.")
+    why: str = Field(description="Why requests don't share runs; empty where they do.")
+
+
 class Profile(Answer):
     """What a version costs in which circumstances."""
 
@@ -250,6 +260,7 @@ class Profile(Answer):
     graph: Graph | None = Field(
         description="Null where the graph has nothing to rewrite, nobody has deployed it, or graph_rewrites is never."
     )
+    joint: JointRuns | None = Field(description="Null where nobody has deployed it, or joint_runs is never.")
     batches: Batches | None = Field(description="Null for a version that no batch lane has served yet.")
 
 

@@ -52,7 +52,7 @@ def deploy(  # noqa: PLR0913 - a command's flags are its parameters
         Literal["auto", "cpu", "batch"] | None,
         typer.Option(
             metavar="auto|cpu|batch",
-            help="A sample at a time on each core (cpu), many together (batch), or batch on a GPU (auto).",
+            help="An engine on each core (cpu), many samples together (batch), or batch on a GPU (auto).",
         ),
     ] = None,
     device: Annotated[
@@ -184,7 +184,7 @@ def _limits(workers: Sequence[Json]) -> str:
     """What batches may have now, where there are any."""
     limits = next((worker["batches"] for worker in workers if worker.get("batches")), None)
     if limits is None:
-        return ""
+        return _runs(workers)
     tokens = f" and {table.counted(limits['max_tokens'], 'token')} with padding" if limits["max_tokens"] else ""
     seconds, target = limits["max_queue_delay_seconds"], limits.get("latency_target_seconds")
     more = [
@@ -196,6 +196,13 @@ def _limits(workers: Sequence[Json]) -> str:
     missed = " Not even a single sample is fast enough for that." if limits.get("target_missed") else ""
     most = table.counted(limits["max_rows"], "sample")
     return f"Batches of up to {most}{tokens}{''.join(more)}.{missed}{_batched(workers)}"
+
+
+def _runs(workers: Sequence[Json]) -> str:
+    """What runs were like that requests may share, since the processes started."""
+    found = [worker["batched"] for worker in workers if worker.get("batched")]
+    runs, rows = sum(one["batches"] for one in found), sum(one["rows"] for one in found)
+    return f"So far {table.counted(runs, 'run')}, of {rows / runs:.1f} samples on average." if runs else ""
 
 
 def _batched(workers: Sequence[Json]) -> str:

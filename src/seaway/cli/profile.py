@@ -57,6 +57,8 @@ def _measure(call: Call, model: str, version: str) -> Json:
 
 def _title(found: Json) -> str:
     measured = found["result"] or found["batches"]
+    if measured is None:
+        return f"{found['model']} version {found['version']} was never profiled; this is what its deployment found."
     machine = re.sub(r" (on|in) auto\b", "", measured["machine"])
     return f"{found['model']} version {found['version']} on {machine}"
 
@@ -68,12 +70,14 @@ def _print(found: Json) -> None:
         table.say("It is measured for the first time; ask again in a moment." if running else f"{_title(found)}\n")
         if graph is not None:
             table.note(_graph(graph))
+        _print_joint(found["joint"])
         _print_batches(found["batches"])
         return
     curves = found["result"]["curves"]
     table.note(f"{_title(found)}, {table.moment(found['result']['created_at'])}")
     if graph is not None:
         table.note(_graph(graph))
+    _print_joint(found["joint"])
     if curves["rewritten"] != (graph is not None and graph["used"]):
         table.note(f"These curves were measured with its graph {'rewritten' if curves['rewritten'] else 'as exported'}")
     memory, peak = table.size(curves["memory_bytes"]), table.size(curves["peak_memory_bytes"])
@@ -84,6 +88,19 @@ def _print(found: Json) -> None:
     _print_points("engines", "requests_per_second", "requests/s", curves["engines"])
     _print_points("threads", "run_us", "run", curves["threads"])
     _print_batches(found["batches"])
+
+
+def _print_joint(joint: Json | None) -> None:
+    if joint is None:
+        return
+    if joint["rows"] == 1:
+        table.note(f"Each request runs alone: {joint['why']}")
+        return
+    alone, together = _shown(joint["alone_ns"] / 1e3), _shown(joint["together_ns"] / 1e3)
+    table.note(
+        f"Up to {joint['rows']} samples that wait share a run, which takes {together} for each instead of {alone}; "
+        f"larger samples fewer ({joint['numbers']:,} numbers)"
+    )
 
 
 def _graph(graph: Json) -> str:

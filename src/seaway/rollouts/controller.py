@@ -316,6 +316,7 @@ class Controller:
                 weights=self._weights / str(revision_id) if choice is None or processes > 1 else None,
                 activity=self._activity,
                 rewritten=self._placements.rewritten(revision, version),
+                joint=self._placements.joint(revision, version),
                 batching=self._placements.batching(revision, version),
                 curve=self._placements.curve(revision, version),
             )

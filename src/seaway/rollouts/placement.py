@@ -20,6 +20,7 @@ from seaway.types import (
     Choice,
     DeploymentRevision,
     InlineSpec,
+    JointRuns,
     ModelVersion,
     ServedVersion,
     ServingSettings,
@@ -44,7 +45,7 @@ class Placements:
         self._cores = cores
         # They tell each other in the page that isolation has.
         self._gateways = (settings.gateways or 1) if settings.isolation and hasattr(os, "sched_setaffinity") else 0
-        self._machine = calibration.machine(cores, settings.graph_rewrites)
+        self._machine = calibration.machine(cores, settings.graph_rewrites, settings.joint_runs)
         self._measured: dict[Evidence, Calibration] = {}
         self._unsaved: dict[Evidence, Calibration] = {}
         self._looked_up: set[Evidence] = set()
@@ -152,7 +153,10 @@ class Placements:
         if self.choice(revision, version) is not None:
             return None
         asked, machine = self.effective(revision, version), self.evidence(revision, version)[1]
-        return CalibrationOrder(self._cores, asked, machine, self._gateways, self._settings.graph_rewrites)
+        settings = self._settings
+        return CalibrationOrder(
+            self._cores, asked, machine, self._gateways, settings.graph_rewrites, settings.joint_runs
+        )
 
     def batching(self, revision: DeploymentRevision, version: ModelVersion) -> ServingSettings | None:
         """What the batch lane should know; None for the CPU lane."""
@@ -168,6 +172,11 @@ class Placements:
         """Whether it was found to be better with its graph rewritten."""
         measured = self._measured.get(self.evidence(revision, version))
         return measured is not None and measured.rewritten
+
+    def joint(self, revision: DeploymentRevision, version: ModelVersion) -> JointRuns | None:
+        """How many samples of its requests may share a run."""
+        measured = self._measured.get(self.evidence(revision, version))
+        return measured.joint if measured is not None else None
 
     def engines(self, revision: DeploymentRevision, version: ModelVersion) -> int:
         """Of one process that starts now; before the choice, the most that it may come to."""

@@ -27,6 +27,11 @@ VALUE_SIZED = frozenset(
     }
 )  # fmt: skip
 """May make more than they are given: how much depends on the values of an input and not on its size."""
+ROUNDS = ("Quantize", "Integer", "QLinear", "QAttention", "QGemm", "QOrdered", "MatMulNBits")
+"""In names of operators behind which the last bit of a number decides about a step: answers can differ by that step."""
+ROUNDS_EXACTLY = frozenset({"Round", "Floor", "Ceil", "Sign", "Hardmax"})
+_PICKS = frozenset({"NonZero", "Unique", "Compress", "NonMaxSuppression"})
+"""What they give of one sample may be taken from places that depend on the others."""
 _MAX_DEPTH = 100  # as protobuf itself
 
 # Fields by message, from onnx.proto: number -> the message that it holds.
@@ -43,6 +48,14 @@ _MAX_VARINT_BITS = 70
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 # Lists of numbers are one field a number (a forest has millions): stepped over at the speed of the regex engine.
 _NUMBERS = re.compile(rb"(?:\x40[\x80-\xff]{0,9}[\x00-\x7f]|\x3d.{4})*+", re.DOTALL)
+
+
+def rounds(operator: str) -> bool:
+    """Whether an operator may make a visible step of the last bit of a number."""
+    if operator in ROUNDS_EXACTLY:
+        return True
+    name = operator.rpartition(".")[2]
+    return name != "DequantizeLinear" and any(part in name for part in ROUNDS)
 
 
 def operators(path: Path) -> Operators:
@@ -98,8 +111,9 @@ class _Walk:
                 self._with_subgraphs.add(owner)
             todo += [(child, begin, stop, depth + 1, owner) for child, begin, stop in inside]
         flow = {operator for operator in self._all if operator.rpartition(".")[2] in CONTROL_FLOW}
+        entangling = frozenset(name for name in self._all if rounds(name) or name in _PICKS)
         return Operators(
-            frozenset(self._all), frozenset(self._with_subgraphs | flow), frozenset(self._all & VALUE_SIZED)
+            frozenset(self._all), frozenset(self._with_subgraphs | flow), frozenset(self._all & VALUE_SIZED), entangling
         )
 
     def _inside(self, kind: str, at: int, end: int) -> list[tuple[str, int, int]]:

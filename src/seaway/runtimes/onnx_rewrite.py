@@ -25,7 +25,7 @@ from seaway.errors import Unavailable
 from seaway.packages import PackageSpec
 from seaway.runtimes.base import Rewrite
 from seaway.runtimes.onnx import OnnxSession, open_session, read_signature, session_options
-from seaway.runtimes.onnx_graph import CONTROL_FLOW
+from seaway.runtimes.onnx_graph import CONTROL_FLOW, rounds
 from seaway.runtimes.onnx_wire import BYTES, encode_number, field, fields
 
 MAX_BYTES = 1 << 28
@@ -33,9 +33,6 @@ MAX_BYTES = 1 << 28
 _DISABLED = ("SkipLayerNormFusion",)
 """ONNX Runtime's rule that would undo `_split_skip_layer_norm`. The fused operator adds up its numbers one by one: 5 to
 8 times slower than the two it stands for, with 64 to 1,024 numbers in a row (ONNX Runtime 1.31)."""
-_ROUNDS = ("Quantize", "Integer", "QLinear", "QAttention", "QGemm", "QOrdered", "MatMulNBits")
-"""In names of operators behind which the last bit of a number decides about a step: answers can differ by that step."""
-_ROUNDS_EXACTLY = frozenset({b"Round", b"Floor", b"Ceil", b"Sign", b"Hardmax"})
 _SIZES = frozenset({b"Shape", b"Size"})
 """What they give doesn't depend on the values of what they are given."""
 _ONNX = frozenset({b"", b"ai.onnx"})
@@ -252,13 +249,12 @@ class _Graph:
 
 
 def _rounds(node: Any) -> bool:
-    if node.domain not in _KNOWN or node.op_type in _ROUNDS_EXACTLY:
+    if node.domain not in _KNOWN:
         return True
     if node.op_type in {b"Cast", b"CastLike"}:
         to = next((one.i for one in node.attribute if one.name == b"to"), None)
         return to not in _FLOATS
-    name = node.op_type.decode(errors="replace")
-    return name != "DequantizeLinear" and any(part in name for part in _ROUNDS)
+    return rounds(node.op_type.decode(errors="replace"))
 
 
 def _node(operator: str, inputs: list[bytes], output: bytes, **attributes: float) -> Any:

@@ -31,7 +31,7 @@ def check_rows_apart(session: DeviceSession, sample: Prepared, padding: Padding 
     names = [output.name for output in session.signature.outputs]
     first = {name: array[:1] for name, array in sample.samples.feeds[0].items()}
     samples, alone = [first], [_run(session, first, names)]
-    for other in _others(first, padding):
+    for other in other_samples(first, padding):
         # Not every sample that can be made up is a sound one.
         with contextlib.suppress(SeawayError):
             answers = _run(session, other, names)
@@ -42,7 +42,7 @@ def check_rows_apart(session: DeviceSession, sample: Prepared, padding: Padding 
         raise WarmUpFailed(_TOGETHER.format(what))
     order = [*range(len(samples)), *range(len(samples) - 1)]  # not the same from behind
     try:
-        together = _run(session, _concatenated([samples[number] for number in order]), names)
+        together = _run(session, concatenated([samples[number] for number in order]), names)
     except SeawayError as error:
         raise WarmUpFailed(_TOGETHER.format(f"several at once are refused ({str(error).rstrip('.')})")) from error
     for at, name in enumerate(names):
@@ -97,7 +97,7 @@ def _of_width(feeds: Feeds, padding: Padding, width: int) -> Feeds:
     return made
 
 
-def _others(first: Feeds, padding: Padding | None) -> Iterator[Feeds]:
+def other_samples(first: Feeds, padding: Padding | None) -> Iterator[Feeds]:
     """Samples of the same shape that differ from the first one and from each other."""
     chance = np.random.default_rng(0)
     seen = [first]
@@ -137,5 +137,5 @@ def _wide(array: Array, chance: np.random.Generator) -> Any:
 _MADE: tuple[Callable[[Array, np.random.Generator], Any], ...] = (_less, _drawn, _wide)
 
 
-def _concatenated(samples: Sequence[Feeds]) -> Feeds:
+def concatenated(samples: Sequence[Feeds]) -> Feeds:
     return {name: np.concatenate([feeds[name] for feeds in samples]) for name in samples[0]}

@@ -41,8 +41,8 @@ _ENOUGH_SECONDS, _MANY_RUNS, _FEW_RUNS = 0.1, 500, 3
 _TOO_LONG_SECONDS = 5.0
 
 
-def machine(cores: int, graph_rewrites: str = "auto") -> str:
-    """What figures are valid for: processor, cores, the versions of what runs a model, and which graphs it may run."""
+def machine(cores: int, graph_rewrites: str = "auto", joint_runs: str = "auto") -> str:
+    """What figures are valid for: processor, cores, the versions of what runs a model, and how it may be run."""
     from importlib import metadata  # noqa: PLC0415 - a megabyte that only control needs
 
     versions = []
@@ -50,7 +50,8 @@ def machine(cores: int, graph_rewrites: str = "auto") -> str:
         with contextlib.suppress(metadata.PackageNotFoundError):
             versions.append(f"{name} {metadata.version(name)}")
     graphs = f"; graph rewrites {graph_rewrites}" if graph_rewrites != "auto" else ""
-    return f"{process.processor()}, {cores} cores, {', '.join(versions)}, seaway {__version__}"[:250] + graphs
+    joint = f"; joint runs {joint_runs}" if joint_runs != "auto" else ""
+    return f"{process.processor()}, {cores} cores, {', '.join(versions)}, seaway {__version__}"[:230] + graphs + joint
 
 
 # --------------------------------------------------------------------------- in the worker
@@ -159,7 +160,7 @@ def choose(calibration: Calibration, *, cores: int, asked: ServingSettings, gate
         "worker",
         processes,
         engines,
-        f"{reason}: {_layout(processes, engines)}; {how}.{_graph(calibration)}",
+        f"{reason}: {_layout(processes, engines)}; {how}.{_joint(calibration)}{_graph(calibration)}",
         assisted=assisted,
         refusal=refusal,
     )
@@ -223,6 +224,15 @@ def _why_unbounded(calibration: Calibration) -> str | None:
     if not calibration.numeric_inputs:
         return "Its inputs are not numbers, and what others cost can't be told from their size"
     return None
+
+
+def _joint(calibration: Calibration) -> str:
+    """What requests gain that wait anyway, as one more sentence; empty: nothing."""
+    joint = calibration.joint
+    if joint is None or joint.rows == 1:
+        return ""
+    less = f"{1 - joint.together_ns / max(1, joint.alone_ns):.0%} less"
+    return f" Up to {joint.rows} samples that wait share a run, which takes each {less} time."
 
 
 def _graph(calibration: Calibration) -> str:

@@ -36,6 +36,18 @@ _TURN_REQUESTS = 8
 """Of how many requests it is at most, whose answers leave together."""
 
 
+class Watched(Protocol):
+    """What an engine is busy with, as the lane watches over it."""
+
+    handle: RunHandle
+    deadline_ns: int
+
+    @property
+    def cancelled(self) -> bool:
+        """Nobody waits for it any more."""
+        ...
+
+
 class StoppableEntry(Entry, Protocol):
     """A request whose run can be stopped."""
 
@@ -50,8 +62,8 @@ class Engine:
     """What an engine thread runs now, and since when that should have ended."""
 
     number: int
-    current: StoppableEntry | None = None
-    stopping: StoppableEntry | None = None
+    current: Watched | None = None
+    stopping: Watched | None = None
     """What `terminated_ns` is about: when this run was told to end."""
     terminated_ns: int = 0
 
@@ -214,7 +226,7 @@ class CpuLane:
             self.run_ns = moving_average(self.run_ns, input_ns + infer_ns + output_ns)
             self._owner.answered(entry, reply, Timing(started - entry.arrived_ns, input_ns, infer_ns, output_ns))
         except Cancelled:
-            self._owner.refused(entry, _why_stopped(entry))
+            self._owner.refused(entry, why_stopped(entry))
         except BaseException as error:  # noqa: BLE001 - a tokenizer's panic is no Exception; tell the caller, go on
             self._owner.refused(entry, error)
         finally:
@@ -257,7 +269,7 @@ class CpuLane:
                 self._owner.stand_in(lambda entry=entry: engine.current is entry)  # type: ignore[misc]
 
 
-def _why_stopped(entry: StoppableEntry) -> SeawayError:
+def why_stopped(entry: StoppableEntry) -> SeawayError:
     if entry.cancelled:
         return Cancelled("The caller has left.")
     return DeadlineExceeded(f"The request's time was over while the model ran; the run was stopped. {MORE_TIME}")

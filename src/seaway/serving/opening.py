@@ -4,27 +4,36 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import structlog
 
 from seaway import faults
 from seaway.packages.manifest import verify
-from seaway.serving import batch_start, calibration, process
+from seaway.serving import batch_start, calibration, joint_runs, process
 from seaway.serving.predictor import Predictor
 from seaway.serving.rewriting import try_rewritten
 from seaway.serving.shared_weights import open_sharing
-from seaway.serving.weight_files import TRYING
-from seaway.types import Calibration, Choice, WorkerConfig
+from seaway.serving.weight_files import JOINING, TRYING
+from seaway.types import Calibration, Choice, JointRuns, WorkerConfig
 
 log = structlog.get_logger()
 
 
-def open_version(
-    config: WorkerConfig, measured: Callable[[Calibration, Choice], None]
-) -> tuple[Predictor, batch_start.Curve]:
-    """The version, ready to serve, and what its batches cost; `measured` is told what came out if it was measured.
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A version that is ready to serve, and what is known of several samples in one run."""
+
+    predictor: Predictor
+    curve: batch_start.Curve
+    """For the batch lane."""
+    joint: JointRuns | None
+    """For the CPU lane; None: each request runs alone."""
+
+
+def open_version(config: WorkerConfig, measured: Callable[[Calibration, Choice], None]) -> Opened:
+    """Load the version, and measure it if nobody has; `measured` is told what came out then.
 
     Raises what is wrong with it: InvalidPackage, WarmUpFailed, ConfigurationError.
     """
@@ -38,8 +47,8 @@ def open_version(
 
     if config.calibrate is None:
         if config.weights is None:
-            return open_from(None), config.curve
-        return open_sharing(open_from, config.package, config.weights), config.curve
+            return Opened(open_from(None), config.curve, config.joint)
+        return Opened(open_sharing(open_from, config.package, config.weights), config.curve, config.joint)
     predictor = open_from(None)
     load_seconds = time.monotonic() - began
     rewriting = None
@@ -55,7 +64,10 @@ def open_version(
     order = config.calibrate
     if config.batching is not None:
         found = batch_start.calibrate(predictor, config.package, found, config.batching)
-    elif config.weights is not None:
+    elif order.joint_runs != "never":
+        note = config.weights.with_suffix(JOINING) if config.weights is not None else None
+        found = replace(found, joint=joint_runs.look(predictor, config.package, found.run_ns, note))
+    if config.batching is None and config.weights is not None:
         # Sharing decides with how many processes there are to be, and only several share.
         hoped = calibration.choose(replace(found, shares_weights=True), cores=order.cores, asked=order.asked)
         if hoped.processes > 1:
@@ -64,7 +76,7 @@ def open_version(
     choice = calibration.choose(found, cores=order.cores, asked=order.asked, gateways=order.gateways)
     log.info("worker.calibrated", placement=choice.placement, engines=choice.engines, why=choice.why)
     measured(found, choice)
-    return predictor, found.curve
+    return Opened(predictor, found.curve, found.joint)
 
 
 def _open(config: WorkerConfig, prepared_in: Path | None, *, rewritten: bool) -> Predictor:

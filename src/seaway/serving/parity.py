@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from seaway.errors import SeawayError
 from seaway.packages import PackageSpec
 from seaway.runtimes import runtime
 from seaway.runtimes.base import Array, DeviceSession, RunHandle
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
     from seaway.serving.predictor import Predictor
 
 Feeds = Mapping[str, Array]
+_ALLOWED = 1e-5
+"""How far a number may be from another that only the order of sums makes different: a part of the answer's largest."""
+_OUTLIER = 1e3
+"""Times the median: what is larger (a mask, say) doesn't count as an answer's largest number."""
 _SIZE = 16
 """Of dimensions that may have any: tokens of a short text, pixels that most networks for pictures can halve often."""
 _FEW = 100
@@ -67,6 +72,18 @@ def combine(parts: Sequence[Parity]) -> Parity:
         min((part.min_cosine for part in parts), default=1.0),
         sum(part.rows for part in parts),
     )
+
+
+def close(one: Array, other: Array) -> bool:
+    """Whether two answers differ by last digits at most: 1e-5 of the largest number, or of 1; whole ones are equal."""
+    if one.dtype != other.dtype or one.shape != other.shape:
+        return False
+    if one.dtype.kind != "f":
+        return bool((one == other).all())
+    sizes = np.abs(one[np.isfinite(one)])
+    usual = float(np.median(sizes)) if sizes.size else 0.0
+    largest = float(sizes[sizes <= _OUTLIER * usual].max(initial=0.0))
+    return bool(np.allclose(other, one, rtol=_ALLOWED, atol=_ALLOWED * max(1.0, largest), equal_nan=True))
 
 
 def against_cpu(session: DeviceSession, package: Path, spec: PackageSpec, runs: Sequence[Feeds]) -> Parity:
@@ -137,6 +154,19 @@ def enlarged(predictor: Predictor, feeds: Feeds) -> Feeds | None:
         shape = (*array.shape[:1], *(_SIZE if size == -1 else size for size in spec.shape[1:]))
         found[spec.name] = np.ones(shape, array.dtype)
     return found
+
+
+def typical(predictor: Predictor, names: Sequence[str], handle: RunHandle) -> Feeds:
+    """The sample, or a larger one where it was made up as small as can be and the model takes that."""
+    (sample, *_) = predictor.prepare(predictor.payload(predictor.sample())).samples.feeds
+    larger = enlarged(predictor, sample)
+    if larger is None or any(array.size > larger[name].size for name, array in sample.items()):
+        return sample
+    try:
+        predictor.session.run(larger, names, handle)
+    except SeawayError:
+        return sample
+    return larger
 
 
 def _others(feeds: Feeds, chance: np.random.Generator) -> Iterator[Feeds]:

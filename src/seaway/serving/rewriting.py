@@ -8,23 +8,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
 import structlog
 
-from seaway.errors import SeawayError, Unavailable
+from seaway.errors import SeawayError
 from seaway.runtimes import rewriter
 from seaway.runtimes.base import Array, Rewrite, RunHandle
 from seaway.serving import parity
 from seaway.serving.calibration import WORTH, median
 from seaway.serving.predictor import Predictor
+from seaway.serving.weight_files import trial
 from seaway.types import Rewriting
 
 log = structlog.get_logger()
 
-_ALLOWED = 1e-5
-"""How far a number may be from the exported graph's, as a part of the answer's largest, or of 1."""
-_OUTLIER = 1e3
-"""Times the median: what is larger (a mask, say) doesn't count as an answer's largest number."""
 _ALIKE = 0.95
 """Cosine with the exported graph's answers, where somebody has agreed to others: what is below is no rounding."""
 _ENOUGH_SECONDS, _MANY_RUNS, _FEW_RUNS = 0.2, 500, 3
@@ -47,12 +43,8 @@ def try_rewritten(
         rewrite = models.look(package, exported.spec)
         if rewrite is None:
             return exported, None
-        if note is not None:
-            _begin(note)
-        with parity.limited(_MOST_SECONDS) as handle:
+        with trial(note), parity.limited(_MOST_SECONDS) as handle:
             predictor, found = _measure(exported, open_rewritten(), rewrite, handle, uncertain=uncertain)
-        if note is not None:
-            note.unlink()
     except (SeawayError, MemoryError, OSError) as error:
         log.warning("worker.graph_not_rewritten", reason=str(error) or type(error).__name__)
         return exported, None
@@ -61,14 +53,6 @@ def try_rewritten(
         return exported, None
     log.info("worker.graph", **asdict(found))
     return predictor, found
-
-
-def _begin(note: Path) -> None:
-    """Raises Unavailable where a process died of it."""
-    if note.exists():
-        raise Unavailable("A process died while it tried.")
-    note.parent.mkdir(mode=0o700, exist_ok=True)
-    note.touch()
 
 
 def _measure(
@@ -109,7 +93,7 @@ def _difference(one: Predictor, other: Predictor, handle: RunHandle) -> tuple[st
             continue  # an input it has no use for
         answers = other.session.run(feeds, names, handle)
         for name, first, second in zip(names, expected, answers, strict=True):
-            if _close(first, second):
+            if parity.close(first, second):
                 continue
             found = f"its answers ({name!r}) would be others"
             alike = alike and first.dtype == second.dtype and first.shape == second.shape and first.dtype.kind == "f"
@@ -128,21 +112,10 @@ def _parities(expected: Sequence[Array], answers: Sequence[Array]) -> list[parit
     ]
 
 
-def _close(one: Array, other: Array) -> bool:
-    if one.dtype != other.dtype or one.shape != other.shape:
-        return False
-    if one.dtype.kind != "f":
-        return bool((one == other).all())
-    sizes = np.abs(one[np.isfinite(one)])
-    usual = float(np.median(sizes)) if sizes.size else 0.0
-    largest = float(sizes[sizes <= _OUTLIER * usual].max(initial=0.0))
-    return bool(np.allclose(other, one, rtol=_ALLOWED, atol=_ALLOWED * max(1.0, largest), equal_nan=True))
-
-
 def _times(one: Predictor, other: Predictor, handle: RunHandle) -> tuple[int, int]:
     """Nanoseconds of CPU time that a run takes with each, in turns: the machine is never the same for long."""
     names = [spec.name for spec in one.signature.outputs]
-    feeds = _typical(one, names, handle)
+    feeds = parity.typical(one, names, handle)
     for predictor in (one, other):
         predictor.session.run(feeds, names, handle)
     taken: list[tuple[int, int]] = []
@@ -155,16 +128,3 @@ def _times(one: Predictor, other: Predictor, handle: RunHandle) -> tuple[int, in
         taken.append((middle - start, time.thread_time_ns() - middle))
     before, after = (median(times) for times in zip(*taken, strict=True))
     return before, after
-
-
-def _typical(predictor: Predictor, names: list[str], handle: RunHandle) -> parity.Feeds:
-    """The sample, or a larger one where it was made up as small as can be and the model takes that."""
-    (sample, *_) = predictor.prepare(predictor.payload(predictor.sample())).samples.feeds
-    larger = parity.enlarged(predictor, sample)
-    if larger is None or any(array.size > larger[name].size for name, array in sample.items()):
-        return sample
-    try:
-        predictor.session.run(larger, names, handle)
-    except SeawayError:
-        return sample
-    return larger

@@ -2,16 +2,36 @@
 
 `<revision>/` holds them; empty, it says that processes are to have weights of their own. `<revision>.new` is being
 written, by whoever holds the lock on `<revision>.lock`. `<revision>.trying` is there while its first process tries the
-graph rewritten (`seaway.serving.rewriting`).
+graph rewritten (`seaway.serving.rewriting`), `<revision>.joining` while it tries several samples in one run
+(`seaway.serving.joint_runs`).
 """
 
 from __future__ import annotations
 
+import contextlib
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
-NEW, LOCK, TRYING = ".new", ".lock", ".trying"
+from seaway.errors import Unavailable
+
+NEW, LOCK, TRYING, JOINING = ".new", ".lock", ".trying", ".joining"
+
+
+@contextlib.contextmanager
+def trial(note: Path | None) -> Iterator[None]:
+    """Keep `note` there during what a process may die of. Raises Unavailable where one did, and OSError."""
+    if note is None:
+        yield
+        return
+    if note.exists():
+        raise Unavailable("A process died while it tried.")
+    note.parent.mkdir(mode=0o700, exist_ok=True)
+    note.touch()
+    try:
+        yield
+    finally:
+        note.unlink(missing_ok=True)
 
 
 def keep_apart(directory: Path) -> None:

@@ -30,10 +30,11 @@ from seaway.serving.batch_lane import BatchLane
 from seaway.serving.connections import Connection, Request
 from seaway.serving.cpu_lane import CpuLane
 from seaway.serving.isolation import ActivityPage, WorkerIsolation
+from seaway.serving.joint_lane import JointLane
 from seaway.serving.lane import Timing, refused_as
-from seaway.serving.opening import open_version
+from seaway.serving.opening import Opened, open_version
 from seaway.serving.page import WorkerPage
-from seaway.serving.predictor import Predictor, Reply
+from seaway.serving.predictor import Reply
 from seaway.types import Calibration, Choice, WorkerConfig
 
 log = structlog.get_logger()
@@ -146,7 +147,7 @@ class Worker:
     def _load(self) -> None:
         """Load, then say ready or failed. Called in a thread of its own, so that control gets answers meanwhile."""
         try:
-            self._start(*open_version(self._config, self._measured))
+            self._start(open_version(self._config, self._measured))
         except SeawayError as error:
             self._set_phase("failed", str(error))
         except Exception as error:  # outermost frame of the thread; the reason goes to the deployment
@@ -162,13 +163,18 @@ class Worker:
         self._calibration = calibration
         self._tell_control()
 
-    def _start(self, predictor: Predictor, curve: batch_start.Curve) -> None:
-        config = self._config
+    def _start(self, opened: Opened) -> None:
+        config, predictor = self._config, opened.predictor
+        engines, waiting = config.engines, config.max_queue_size
         lane: CpuLane | BatchLane
         if config.batching is not None:
-            lane = batch_start.open_lane(predictor, config.batching, curve, config.max_queue_size, self)
+            lane = batch_start.open_lane(predictor, config.batching, opened.curve, waiting, self)
         else:
-            lane = CpuLane(predictor, engines=config.engines, max_queue_size=config.max_queue_size, owner=self)
+            joint = opened.joint
+            if joint is not None and joint.rows > 1:
+                lane = JointLane(predictor, joint, engines=engines, max_queue_size=waiting, owner=self)
+            else:
+                lane = CpuLane(predictor, engines=engines, max_queue_size=waiting, owner=self)
             self._solo = lane if lane.solo else None
         lane.start()
         self._lane = lane
@@ -197,11 +203,11 @@ class Worker:
         times = os.times()
         lane = self._lane
         batches = lane if isinstance(lane, BatchLane) else None
+        counters = lane.counters if isinstance(lane, BatchLane | JointLane) else None
         return messages.Status(
             self._config.worker_id, os.getpid(), self._phase, self._reason,
             lane.waiting if lane else 0, lane.running if lane else 0, self._answered, times.user + times.system,
-            batches.counters if batches else None, batches.device_use() if batches else None,
-            batches.limits_now() if batches else None,
+            counters, batches.device_use() if batches else None, batches.limits_now() if batches else None,
         )  # fmt: skip
 
     # ------------------------------------------------------------------ I/O thread

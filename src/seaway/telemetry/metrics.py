@@ -52,7 +52,7 @@ class VersionGauges:
     cpu_seconds: float = 0.0
     ready: bool = False
     batches: BatchCounters | None = None
-    """Of the batch lane; None where there is none."""
+    """Of the batch lane, and of the CPU lane where it has joint runs; None where there is neither."""
     devices: tuple[DeviceUse, ...] = ()
 
 
@@ -96,7 +96,7 @@ _COUNTERS: dict[str, tuple[str, Callable[[VersionGauges], float]]] = {
 }
 
 _BATCH_HISTOGRAMS: dict[str, tuple[str, tuple[float, ...], Callable[[BatchCounters], tuple[list[int], float]]]] = {
-    "seaway_batch_rows": ("Samples of a batch.", ROWS, lambda of: (of.row_buckets, of.rows)),
+    "seaway_batch_rows": ("Samples of a batch, or of a joint run.", ROWS, lambda of: (of.row_buckets, of.rows)),
     "seaway_batch_fill_ratio": (
         "Samples of a batch, of those that might have been in it.", FILL, lambda of: (of.fill_buckets, of.fill),
     ),
@@ -104,7 +104,10 @@ _BATCH_HISTOGRAMS: dict[str, tuple[str, tuple[float, ...], Callable[[BatchCounte
 _BATCH_COUNTERS: dict[str, tuple[str, Callable[[BatchCounters], float]]] = {
     "seaway_batch_tokens_total": ("Tokens that batches ran, padding counted.", lambda of: of.tokens),
     "seaway_batch_padding_tokens_total": ("Tokens that batches ran and nobody had sent.", lambda of: of.padding),
-    "seaway_batch_run_seconds_total": ("Time that batches took on their device.", lambda of: of.busy_ns / 1e9),
+    "seaway_batch_run_seconds_total": (
+        "Time that batches took on their device, or joint runs.",
+        lambda of: of.busy_ns / 1e9,
+    ),
     "seaway_batch_out_of_memory_total": ("Batches for which the device had no memory.", lambda of: of.out_of_memory),
     "seaway_batch_failed_rows_total": ("Samples that made their batch fail.", lambda of: of.failed_rows),
 }

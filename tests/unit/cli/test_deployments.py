@@ -157,6 +157,16 @@ def test_status_says_how_batches_are_made_and_what_they_were_like(server: Script
     )
 
 
+def test_status_says_what_runs_were_like_that_requests_may_share(server: ScriptedServer, seaway: Seaway) -> None:
+    status = live()
+    workers = status["models"]["churn"]["workers"]
+    workers[0]["batched"] = {"batches": 1000, "rows": 1500, "padding": 0.0}
+    workers.append(workers[0] | {"batched": {"batches": 500, "rows": 1500, "padding": 0.0}})
+    server.answers("GET /api/status", status)
+
+    assert "churn: So far 1,500 runs, of 2.0 samples on average." in seaway("status").stderr.splitlines()
+
+
 def test_a_long_reason_stands_below_the_table(server: ScriptedServer, seaway: Seaway) -> None:
     status = live()
     status["models"]["churn"]["reason"] = "its known answers differ " * 10

@@ -35,7 +35,8 @@ def profile(state: str, *, reason: str = "", done: bool = False) -> dict[str, An
     }  # fmt: skip
     return {
         "model": "churn", "version": 2, "digest": "d" * 64, "state": state, "reason": reason, "step": "4 rows",
-        "progress": 0.5, "result": result if done else None, "graph": None, "batches": None,
+        "progress": 0.5, "result": result if done else None, "graph": None, "joint": None,
+        "batches": None,
     }  # fmt: skip
 
 
@@ -139,6 +140,25 @@ def test_what_rewriting_would_gain_is_shown_where_it_is_not_done(server: Scripte
     said = " ".join(seaway("profile", "churn", "--version", "2", "--stored").stderr.split())
     assert "a run would take 4.3 ms instead of 4.6 ms, but its graph rounds (Floor); answers would differ" in said
     assert "These curves" not in said
+
+
+@pytest.mark.parametrize("done", [False, True], ids=["not profiled", "profiled"])
+def test_how_many_samples_share_a_run_is_shown(done: bool, server: ScriptedServer, seaway: Seaway) -> None:
+    joint = {"rows": 8, "numbers": 256, "alone_ns": 4_100_000, "together_ns": 3_000_000, "why": ""}
+    server.answers("GET " + PATH, profile("done", done=done) | {"joint": joint})
+    told = seaway("profile", "churn", "--version", "2", "--stored")
+    said = " ".join(told.stderr.split())
+    assert told.exit_code == 0
+    assert ("never profiled" in told.stdout) is not done
+    assert "Up to 8 samples that wait share a run, which takes 3 ms for each instead of 4.1 ms" in said
+    assert "larger samples fewer (256 numbers)" in said
+
+
+def test_why_requests_run_alone_is_shown(server: ScriptedServer, seaway: Seaway) -> None:
+    joint = {"rows": 1, "numbers": 0, "alone_ns": 0, "together_ns": 0, "why": "a run is too short for that"}
+    server.answers("GET " + PATH, profile("done", done=True) | {"joint": joint})
+    told = seaway("profile", "churn", "--version", "2", "--stored").stderr
+    assert "Each request runs alone: a run is too short for that" in told
 
 
 @pytest.mark.parametrize("measured", [False, True])

@@ -1,0 +1,367 @@
+"""The CPU lane of versions whose requests may share runs (ADR 14): an engine takes along what waits anyway.
+
+Nobody waits for company: a request that comes to an idle engine runs alone. Of what came while it ran, the next run
+takes as many of one shape as `JointRuns` allows. If a joint run fails, or is stopped because somebody's time is over,
+each of its requests runs alone, so that none is answered by what another one did.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import structlog
+
+from seaway.errors import MORE_TIME, Cancelled, DeadlineExceeded, InferenceFailed, SeawayError
+from seaway.runtimes.base import Array, RunHandle
+from seaway.serving.cpu_lane import CpuLane, Engine, EngineOwner, StoppableEntry, why_stopped
+from seaway.serving.joint_runs import same_rows
+from seaway.serving.lane import Timing, moving_average
+from seaway.serving.predictor import Predictor, Prepared, check_timeout
+from seaway.telemetry.batches import BatchCounters
+from seaway.types import JointRuns
+
+log = structlog.get_logger()
+
+_CHECKED_FIRST, _CHECKED_EVERY = 4, 256
+"""Joint runs of which one request also runs alone, to compare: the first ones, and later each so-and-so-many-th."""
+_PAUSE_NS = 1_000_000_000
+"""After a joint run that failed each request runs alone for so long: whatever did it may be sent again and again."""
+_MARGIN = 3
+"""A request shares a run if there are so many times what one takes to its deadline."""
+
+
+class JointOwner(EngineOwner, Protocol):
+    """What the owner of engines with joint runs is told besides."""
+
+    def running_changed(self, entries: Sequence[Any]) -> None:
+        """These requests share runs now."""
+        ...
+
+
+@dataclass(slots=True, eq=False)
+class _Rider:
+    """A request that is ready to run."""
+
+    entry: StoppableEntry
+    prepared: Prepared
+    key: Hashable
+    """Requests of equal keys may share a run; None: this one runs alone."""
+    began_ns: int
+    input_ns: int
+
+    @property
+    def ready_ns(self) -> int:
+        return self.began_ns + self.input_ns
+
+
+class _Group:
+    """The requests of a run that is on its way, as the lane watches over it."""
+
+    def __init__(self, riders: Sequence[_Rider]) -> None:
+        self.riders = riders
+        self.handle = RunHandle()
+        self.deadline_ns = min(rider.entry.deadline_ns for rider in riders)
+
+    @property
+    def cancelled(self) -> bool:
+        """Nobody waits for any of them."""
+        return all(rider.entry.cancelled for rider in self.riders)
+
+
+class JointLane(CpuLane):
+    """As `CpuLane`, for a version with joint runs."""
+
+    def __init__(
+        self, predictor: Predictor, joint: JointRuns, *, engines: int, max_queue_size: int, owner: JointOwner
+    ) -> None:
+        super().__init__(predictor, engines=engines, max_queue_size=max_queue_size, owner=owner)
+        self.counters = BatchCounters()
+        self._joint = joint
+        self._joint_owner = owner
+        self._ready: deque[_Rider] = deque()
+        """Of another shape than the run for which they were prepared; older than what waits elsewhere."""
+        self._riders: dict[StoppableEntry, _Rider] = {}
+        """Those that were their turn and are about to be served."""
+        self._alone_until_ns = 0
+        self._together_ns = 0
+        """What a joint run takes on average."""
+        self._n_together = 0
+        self._noted: dict[int, list[StoppableEntry]] = {}
+        """By engine, whose requests share a run now."""
+        self._lock = threading.Lock()
+        """For what engines write: notes and counters."""
+
+    @property
+    def waiting(self) -> int:
+        return super().waiting + len(self._ready)
+
+    # ------------------------------------------------------------------ engines
+
+    def _next(self) -> StoppableEntry | None:
+        while True:
+            try:
+                rider = self._ready.popleft()
+            except IndexError:
+                return super()._next()
+            if not rider.entry.doubtful:
+                self._riders[rider.entry] = rider
+                return rider.entry
+            self._doubtful.append(rider.entry)
+
+    def _serve(self, engine: Engine, entry: StoppableEntry) -> None:
+        try:
+            rider = self._riders.pop(entry, None) or self._prepare(engine, entry)
+            group = self._company(engine, rider) if rider is not None else []
+            group = [one for one in group if self._is_wanted(one)]
+            if len(group) > 1:
+                group = self._run_together(engine, group)
+            for one in group:
+                self._run_alone(engine, one)
+        finally:
+            engine.current = None
+
+    def _may_join(self) -> bool:
+        return self._joint.rows > 1 and time.monotonic_ns() >= self._alone_until_ns
+
+    def _prepare(self, engine: Engine, entry: StoppableEntry) -> _Rider | None:
+        """Decode it; None: it has ended."""
+        began = time.monotonic_ns()
+        if not self._is_due(entry, began):
+            return None
+        self._owner.began(engine.number, entry)
+        engine.current = entry
+        try:
+            prepared = self._predictor.prepare(entry.payload)
+            took = time.monotonic_ns() - began
+            if prepared.request is not None and prepared.request.parameters:
+                check_timeout(prepared.request.parameters, took)
+            return _Rider(entry, prepared, _key(prepared), began, took)
+        except BaseException as error:  # noqa: BLE001 - a tokenizer's panic is no Exception; tell the caller, go on
+            self._owner.refused(entry, error)
+            return None
+        finally:
+            self._owner.ended(engine.number)
+
+    def _company(self, engine: Engine, first: _Rider) -> list[_Rider]:
+        """The requests to run with the first one, in the order in which they came."""
+        group, joint = [first], self._joint
+        rows, numbers = first.prepared.rows, first.prepared.numbers
+        left = min(joint.rows - rows, (joint.numbers - numbers) // max(1, numbers // max(1, rows)))
+        if left < 1 or first.key is None or first.entry.doubtful or self._is_urgent(first) or not self._may_join():
+            return group
+
+        def joins(other: _Rider) -> bool:
+            fits = other.key == first.key and other.prepared.rows <= left
+            return fits and not (other.entry.doubtful or self._is_urgent(other))
+
+        for other in list(self._ready):
+            if joins(other) and _remove(self._ready, other):
+                group.append(other)
+                left -= other.prepared.rows
+        share = -(-self._queue.qsize() // len(self._engines))  # the others find theirs
+        for _ in range(share):
+            entry = self._fresh() if left > 0 and len(self._ready) < joint.rows else None
+            if entry is None:
+                break
+            rider = self._prepare(engine, entry)
+            if rider is None:
+                continue
+            if joins(rider):
+                group.append(rider)
+                left -= rider.prepared.rows
+            else:
+                self._ready.append(rider)
+        return group
+
+    def _fresh(self) -> StoppableEntry | None:
+        """The next one that waits and is not doubtful."""
+        while True:
+            try:
+                entry = self._queue.get_nowait()
+            except queue.Empty:
+                return None
+            if entry is None:
+                self._queue.put(None)  # for `_next`, which ends the engine
+                return None
+            if not entry.doubtful:
+                return entry
+            self._doubtful.append(entry)
+
+    def _is_urgent(self, rider: _Rider) -> bool:
+        return rider.entry.deadline_ns - time.monotonic_ns() < _MARGIN * self._together_ns
+
+    def _is_wanted(self, rider: _Rider) -> bool:
+        return self._is_due(rider.entry, time.monotonic_ns())
+
+    def _is_due(self, entry: StoppableEntry, now_ns: int) -> bool:
+        """Whether somebody still waits for it; if nobody does, it has ended."""
+        if entry.cancelled:
+            self._owner.refused(entry, Cancelled("The caller has left."))
+        elif now_ns > entry.deadline_ns:
+            self._owner.refused(entry, DeadlineExceeded(f"The request's time was over before it ran. {MORE_TIME}"))
+        else:
+            return True
+        return False
+
+    # ------------------------------------------------------------------ runs
+
+    def _run_alone(self, engine: Engine, rider: _Rider) -> None:
+        if not self._is_wanted(rider):
+            return
+        entry, began = rider.entry, time.monotonic_ns()
+        self._owner.began(engine.number, entry)
+        engine.current = entry
+        try:
+            (outputs,) = self._predictor.run([rider.prepared], entry.handle)
+            took = time.monotonic_ns() - began
+            self._count([rider], took)
+            self._answer(rider, outputs, began, took)
+        except Cancelled:
+            self._owner.refused(entry, why_stopped(entry))
+        except BaseException as error:  # noqa: BLE001 - as in `_prepare`
+            self._owner.refused(entry, error)
+        finally:
+            self._owner.ended(engine.number)
+
+    def _run_together(self, engine: Engine, riders: list[_Rider]) -> list[_Rider]:
+        """Answer them by one run; those that have to run alone, because that failed."""
+        group, began = _Group(riders), time.monotonic_ns()
+        self._note(engine, [rider.entry for rider in riders])
+        self._owner.began(engine.number, riders[0].entry)
+        engine.current = group
+        try:
+            shares = self._shares(group)
+            if shares is None:
+                return riders
+            took = time.monotonic_ns() - began
+            self._together_ns = moving_average(self._together_ns, took)
+            self._count(riders, took)
+            left = [(rider, outputs) for rider, outputs in zip(riders, shares, strict=True) if self._is_here(rider)]
+            for at, (rider, outputs) in enumerate(left):
+                try:
+                    self._answer(rider, [outputs], began, took, riders, tells=at == 0)
+                except BaseException as error:  # noqa: BLE001 - as in `_prepare`
+                    self._owner.refused(rider.entry, error)
+            return []
+        finally:
+            self._note(engine, [])
+            self._owner.ended(engine.number)
+
+    def _shares(self, group: _Group) -> list[list[Array]] | None:
+        """Each request's outputs of a run for all of them; None: they have to run alone."""
+        riders = group.riders
+        names, feeds = riders[0].prepared.names, [rider.prepared.samples.feeds[0] for rider in riders]
+        try:
+            stacked = {name: np.concatenate([one[name] for one in feeds]) for name in feeds[0]}
+            outputs = self._predictor.session.run(stacked, names, group.handle)
+            shares = _cut(outputs, [rider.prepared.rows for rider in riders])
+            self._check(group, shares)
+        except Cancelled:
+            return None  # somebody's time is over: of each alone that is known
+        except (SeawayError, MemoryError) as error:
+            log.warning("lane.joint_run_failed", requests=len(riders), reason=str(error)[:300])
+        except Exception:  # whatever it is, each of them can run alone
+            log.exception("lane.joint_run_failed", requests=len(riders))
+        else:
+            return shares
+        self._alone_until_ns = time.monotonic_ns() + _PAUSE_NS
+        return None
+
+    def _check(self, group: _Group, shares: Sequence[Sequence[Array]]) -> None:
+        """Now and then, run one of them alone, too. Raises InferenceFailed, and joins no more, where that differs."""
+        self._n_together += 1
+        if self._n_together > _CHECKED_FIRST and self._n_together % _CHECKED_EVERY:
+            return
+        at = self._n_together % len(group.riders)
+        prepared = group.riders[at].prepared
+        alone = self._predictor.session.run(prepared.samples.feeds[0], prepared.names, group.handle)
+        if all(same_rows([one], other) for one, other in zip(alone, shares[at], strict=True)):
+            return
+        self._joint = JointRuns(why="an answer was another one in company than alone")
+        log.error("lane.no_joint_runs", prediction_id=group.riders[at].entry.prediction_id, reason=self._joint.why)
+        raise InferenceFailed(f"Requests run alone from now on: {self._joint.why}.")
+
+    def _is_here(self, rider: _Rider) -> bool:
+        """Whether its caller hasn't left; if it has, it has ended."""
+        if rider.entry.cancelled:
+            self._owner.refused(rider.entry, Cancelled("The caller has left."))
+        return not rider.entry.cancelled
+
+    def _answer(
+        self,
+        rider: _Rider,
+        outputs: list[list[Array]],
+        began_ns: int,
+        took_ns: int,
+        together: Sequence[_Rider] = (),
+        *,
+        tells: bool = False,
+    ) -> None:
+        """With the outputs of each of its feeds, from a run for all that were `together`; one of them `tells` of it."""
+        encoding = time.monotonic_ns()
+        reply = self._predictor.encode(rider.prepared, outputs, rider.entry.prediction_id)
+        output_ns = time.monotonic_ns() - encoding
+        self.run_ns = moving_average(self.run_ns, rider.input_ns + took_ns // max(1, len(together)) + output_ns)
+        rows = sum(one.prepared.rows for one in together)
+        timing = Timing(
+            queue_ns=(rider.began_ns if together else began_ns - rider.input_ns) - rider.entry.arrived_ns,
+            input_ns=rider.input_ns,
+            infer_ns=took_ns,
+            output_ns=output_ns,
+            batch_ns=began_ns - rider.ready_ns if together else 0,
+            batch_rows=rows,
+            executions=((rows, took_ns),) if tells else (),
+        )
+        self._owner.answered(rider.entry, reply, timing)
+
+    # ------------------------------------------------------------------ for others to see
+
+    def _note(self, engine: Engine, entries: list[StoppableEntry]) -> None:
+        """Tell the owner who shares a run, in case the process dies of it."""
+        with self._lock:
+            self._noted[engine.number] = entries
+            self._joint_owner.running_changed([one for several in self._noted.values() for one in several])
+
+    def _count(self, riders: Sequence[_Rider], took_ns: int) -> None:
+        rows, most = sum(rider.prepared.rows for rider in riders), self._joint.rows
+        with self._lock:
+            self.counters.left(rows, most, "full" if rows >= most else "idle")
+            self.counters.ran(sum(rider.prepared.numbers for rider in riders), 0, took_ns)
+
+
+def _key(prepared: Prepared) -> Hashable:
+    """What samples must have in common to share a run; None: they can't."""
+    if len(prepared.samples.feeds) != 1 or not prepared.rows:
+        return None
+    (feeds,) = prepared.samples.feeds
+    if any(array.shape[:1] != (prepared.rows,) for array in feeds.values()):
+        return None  # the graph says what is wrong with it
+    shapes = tuple((name, array.dtype.str, array.shape[1:]) for name, array in feeds.items())
+    return (tuple(prepared.names), tuple(sorted(shapes)))
+
+
+def _cut(outputs: Sequence[Array], rows: Sequence[int]) -> list[list[Array]]:
+    """The outputs of a run as those of its requests. Raises InferenceFailed where they don't count its samples."""
+    if any(array.shape[:1] != (sum(rows),) for array in outputs):
+        raise InferenceFailed(f"An output has other than a row for each of {sum(rows)} samples.")
+    shares, at = [], 0
+    for count in rows:
+        shares.append([array[at : at + count] for array in outputs])
+        at += count
+    return shares
+
+
+def _remove(ready: deque[_Rider], rider: _Rider) -> bool:
+    """True unless another engine has taken it."""
+    try:
+        ready.remove(rider)
+    except ValueError:
+        return False
+    return True
