@@ -31,6 +31,9 @@ DEFAULT: tuple[System, ...] = (
 
 MORE: tuple[System, ...] = (
     bare.SYSTEM,
+    seaway.ALONE,
+    triton.BATCHING,
+    mosec.BATCHING,
     seaway.APART,
     litserve.SYSTEM,
     bentoml.SYSTEM,

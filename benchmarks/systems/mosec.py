@@ -1,5 +1,7 @@
 """mosec."""
 
+from dataclasses import replace
+
 from benchmarks.paths import PEERS, python
 from benchmarks.systems.base import Launch, System
 
@@ -10,3 +12,9 @@ def command(launch: Launch) -> list[str]:
 
 
 SYSTEM = System(name="mosec", title="mosec", venv="mosec", command=command, package="mosec")
+
+BATCHING = replace(
+    SYSTEM, name="mosec-batching", title="mosec, batches of 8", models=("minilm",), groups=("minilm",),
+    environment=lambda launch: {"BENCHMARK_BATCH": "8"},
+)  # fmt: skip
+"""Its workers wait for company, a millisecond (the least) at most."""

@@ -128,3 +128,9 @@ APART = replace(
     groups=("minilm", "int8"), environment=environment("info", SEAWAY_GATHER_CONNECTIONS="false"),
 )  # fmt: skip
 """Without ADR 13, for `--systems seaway,seaway-apart --only minilm,int8`."""
+
+ALONE = replace(
+    APART, name="seaway-alone", title="Seaway, no joint runs", models=("minilm",), groups=("minilm",),
+    environment=environment("info", SEAWAY_JOINT_RUNS="never"),
+)  # fmt: skip
+"""Without ADR 14."""

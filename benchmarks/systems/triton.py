@@ -5,12 +5,15 @@ NVIDIA publishes Triton with its ONNX Runtime backend in containers only, so tha
 
 import os
 import shutil
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.models import load
 from benchmarks.paths import PEERS, VENVS
 from benchmarks.systems.base import ALL_MODELS, Launch, System, v2
 
+MAX_BATCH_ROWS = 8
 DATATYPES = {"float32": "TYPE_FP32", "int64": "TYPE_INT64"}
 
 
@@ -25,23 +28,33 @@ def _server() -> Path:
 
 
 def _tensor(name: str, kind: str, shape: tuple[int, ...]) -> str:
-    dims = ", ".join(str(size) for size in (-1, *shape))
+    dims = ", ".join(str(size) for size in shape)
     return f'{{name: "{name}" data_type: {kind} dims: [{dims}]}}'
 
 
-def _configuration(name: str, instances: int) -> str:
+def _configuration(name: str, instances: int, max_rows: int) -> str:
     model = load(name)
+    batch = () if max_rows else (-1,)  # Triton adds the dimension that counts samples by itself where it batches
     inputs = ", ".join(
-        _tensor(key, DATATYPES[str(values.dtype)], values.shape[1:]) for key, values in model.inputs.items()
+        _tensor(key, DATATYPES[str(values.dtype)], (*batch, *values.shape[1:])) for key, values in model.inputs.items()
     )
-    output = _tensor("output", "TYPE_FP32", model.expected.shape[1:])
+    output = _tensor("output", "TYPE_FP32", (*batch, *model.expected.shape[1:]))
     return (
-        f'name: "{name}" backend: "python" max_batch_size: 0\ninput [{inputs}]\noutput [{output}]\n'
-        f"instance_group [{{count: {instances} kind: KIND_CPU}}]\n"
+        f'name: "{name}" backend: "python" max_batch_size: {max_rows}\ninput [{inputs}]\noutput [{output}]\n'
+        f"instance_group [{{count: {instances} kind: KIND_CPU}}]\n{'dynamic_batching {}' if max_rows else ''}\n"
     )
 
 
-def prepare(launch: Launch, environment: dict[str, str]) -> None:
+def prepare(max_rows: int) -> Callable[[Launch, dict[str, str]], None]:
+    """Models in batches of so many; 0: each request alone."""
+
+    def prepared(launch: Launch, _environment: dict[str, str]) -> None:
+        _prepare(launch, max_rows)
+
+    return prepared
+
+
+def _prepare(launch: Launch, max_rows: int) -> None:
     """Triton's folder of models, and its backend with the stub for this Python."""
     for name in launch.models:
         folder = launch.home / "models" / name
@@ -49,7 +62,7 @@ def prepare(launch: Launch, environment: dict[str, str]) -> None:
         # The backend finds modules beside the model only; it ignores PYTHONPATH.
         shutil.copyfile(PEERS / "triton_model.py", folder / "1" / "model.py")
         shutil.copyfile(PEERS / "common.py", folder / "1" / "common.py")
-        (folder / "config.pbtxt").write_text(_configuration(name, launch.cores))
+        (folder / "config.pbtxt").write_text(_configuration(name, launch.cores, max_rows))
     backend = launch.home / "backends" / "python"
     shutil.rmtree(backend, ignore_errors=True)
     shutil.copytree(_server() / "backends" / "python", backend)
@@ -82,7 +95,13 @@ SYSTEM = System(
     json_wire="oip",
     models=ALL_MODELS,
     binary=("tabular", "vision", "identity"),
-    prepare=prepare,
+    prepare=prepare(0),
     environment=environment,
     package="nvidia-pytriton",
 )
+
+BATCHING = replace(
+    SYSTEM, name="triton-batching", title="Triton, dynamic batching", models=("minilm",), binary=(),
+    groups=("minilm",), prepare=prepare(MAX_BATCH_ROWS),
+)  # fmt: skip
+"""What waits runs together, and nothing waits for company, as Seaway's joint runs."""

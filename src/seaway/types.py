@@ -72,6 +72,8 @@ class Rewriting:
     """Of the numbers of answers to the inputs that were tried; None: some became, or stopped being, infinite or NaN."""
     why: str
     """Why it isn't used, as a part of a sentence."""
+    compared: bool = True
+    """Whether answers were compared; not where it is no faster."""
     doubt: str = ""
     """Why answers may differ by more than their last digits, as a part of a sentence; empty: they don't."""
 
@@ -259,6 +261,8 @@ class ServingSettings:
     timeout_seconds: float | None = None
     placement: str | None = None
     """auto, inline (in the gateway) or worker."""
+    joint_runs: str | None = None
+    """Of the CPU lane, whether requests that wait share runs: auto (where that pays) or never."""
     lane: str | None = None
     """auto (batch on a GPU), cpu (one sample, one engine) or batch."""
     device: str | None = None
@@ -375,8 +379,6 @@ class CalibrationOrder:
     """That may lend a hand."""
     rewrites: str = "never"
     """Whether its graph may be rewritten: auto, always or never."""
-    joint_runs: str = "never"
-    """Whether requests may share runs: auto or never."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,7 +71,7 @@ def metric(server: SeawayServer, name: str) -> float:
 
 def test_what_waits_runs_together_and_everybody_gets_his_own_answer(server: SeawayServer, alone: list[Any]) -> None:
     why = live(server)["choice"]["why"]
-    assert "samples that wait share a run" in why
+    assert "samples of one shape that wait share a run" in why
     wait_until(lambda: metric(server, "seaway_batch_rows_sum") == QUESTIONS, 30)  # workers tell once a second
     runs_before = metric(server, "seaway_batches_total")
     answers: dict[int, httpx.Response] = {}

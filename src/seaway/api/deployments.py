@@ -40,6 +40,9 @@ class DeployBody(Body):
     placement: Literal["auto", "inline", "worker"] | None = Field(
         None, description="Where it runs: in the gateways (inline), in workers, or as calibration finds it best (auto)."
     )
+    joint_runs: Literal["auto", "never"] | None = Field(
+        None, description="Of the lane cpu: whether requests that wait share runs where that pays (auto) or never do."
+    )
     lane: Literal["auto", "cpu", "batch"] | None = Field(
         None, description="An engine on each core (cpu), many samples together (batch), or batch on a GPU (auto)."
     )
@@ -87,13 +90,15 @@ def _check(settings: ServingSettings, lane: str) -> None:
     if lane == "cpu" and batches:
         named = ", ".join(batches)
         here = "The lane cpu" if settings.lane == "cpu" else "It would be served by the lane cpu here, which"
-        raise InvalidRequest(f"{here} runs a sample at a time; leave out {named}, or take the lane batch.")
+        raise InvalidRequest(f"{here} makes no such batches; leave out {named}, or take the lane batch.")
     preferred, most = settings.preferred_batch_rows or (), settings.max_batch_rows
     if most is not None and any(size > most for size in preferred):
         raise InvalidRequest(f"preferred_batch_rows has {max(preferred)}, and max_batch_rows is {most}.")
     engines = [name for name in ("engines", "processes") if getattr(settings, name) is not None]
     if lane == "batch" and engines:
         raise InvalidRequest(f"The lane batch has one engine in one process; leave out {' and '.join(engines)}.")
+    if lane == "batch" and settings.joint_runs == "never":
+        raise InvalidRequest("The lane batch is for running samples together; leave out joint_runs, or take lane cpu.")
     if lane == "batch" and settings.placement == "inline":
         raise InvalidRequest("The lane batch runs in a worker; leave out the placement inline, or take lane cpu.")
 

@@ -100,7 +100,7 @@ class Profiler:
 
     def _measured(self, version: ModelVersion) -> Calibration | None:
         """What was found when it was deployed here, by these settings."""
-        here = machine(len(available_cpus()), self._settings.graph_rewrites, self._settings.joint_runs)
+        here = machine(len(available_cpus()), self._settings.graph_rewrites)
         return self._registry.find_calibration(version.digest, here)
 
     def _run(self, job: _Job) -> None:

@@ -232,6 +232,7 @@ class Graph(Answer):
     exported_ns: int = Field(description="CPU time of a run with the graph as it is in the package.")
     rewritten_ns: int
     max_difference: float | None = Field(description="Of answers to the inputs that were tried; null: infinite.")
+    compared: bool = Field(True, description="Whether answers were compared at all; not where it is no faster.")
     why: str = Field(description="Why it isn't served so; empty where it is.")
     doubt: str = Field("", description="Why answers may differ by more than their last digits; empty: they don't.")
 
@@ -260,7 +261,7 @@ class Profile(Answer):
     graph: Graph | None = Field(
         description="Null where the graph has nothing to rewrite, nobody has deployed it, or graph_rewrites is never."
     )
-    joint: JointRuns | None = Field(description="Null where nobody has deployed it, or joint_runs is never.")
+    joint: JointRuns | None = Field(description="Null where no CPU lane has served it yet.")
     batches: Batches | None = Field(description="Null for a version that no batch lane has served yet.")
 
 
@@ -276,6 +277,7 @@ class Settings(Answer):
     max_queue_size: int | None
     timeout_seconds: float | None
     placement: str | None = Field(description="auto, inline or worker.")
+    joint_runs: str | None = Field(description="Of the CPU lane: auto or never.")
     lane: str | None = Field(description="auto, cpu or batch.")
     device: str | None = Field(description="Of the batch lane.")
     dtype: str | None = Field(description="Of the batch lane.")

@@ -48,6 +48,13 @@ def deploy(  # noqa: PLR0913 - a command's flags are its parameters
             help="Where it runs: in the gateways (inline), in workers, or as calibration finds it best.",
         ),
     ] = None,
+    joint_runs: Annotated[
+        Literal["auto", "never"] | None,
+        typer.Option(
+            metavar="auto|never",
+            help="Of the lane cpu: requests that wait share runs where that pays (auto), or never do.",
+        ),
+    ] = None,
     lane: Annotated[
         Literal["auto", "cpu", "batch"] | None,
         typer.Option(
@@ -89,9 +96,9 @@ def deploy(  # noqa: PLR0913 - a command's flags are its parameters
 ) -> None:
     """Serve a version, and wait until it answers. What served before goes on until then."""
     settings = ServingSettings(
-        engines, processes, max_queue_size, timeout_seconds, placement, lane, device, dtype, max_batch_rows,
-        max_batch_tokens, _sizes(preferred_batch_rows), max_queue_delay_seconds, latency_target_seconds,
-        length_bucketing,
+        engines, processes, max_queue_size, timeout_seconds, placement, joint_runs, lane, device, dtype,
+        max_batch_rows, max_batch_tokens, _sizes(preferred_batch_rows), max_queue_delay_seconds,
+        latency_target_seconds, length_bucketing,
     )  # fmt: skip
     wanted = int(version) if version is not None and version.isascii() and version.isdigit() else version
     _settle(call, call.client.deploy(model, wanted, settings=settings, reason=reason), wait)
@@ -202,7 +209,8 @@ def _runs(workers: Sequence[Json]) -> str:
     """What runs were like that requests may share, since the processes started."""
     found = [worker["batched"] for worker in workers if worker.get("batched")]
     runs, rows = sum(one["batches"] for one in found), sum(one["rows"] for one in found)
-    return f"So far {table.counted(runs, 'run')}, of {rows / runs:.1f} samples on average." if runs else ""
+    made = table.counted(runs, "run")
+    return f"So far its workers made {made}, of {rows / runs:.1f} samples on average." if runs else ""
 
 
 def _batched(workers: Sequence[Json]) -> str:

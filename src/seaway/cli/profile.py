@@ -98,8 +98,8 @@ def _print_joint(joint: Json | None) -> None:
         return
     alone, together = _shown(joint["alone_ns"] / 1e3), _shown(joint["together_ns"] / 1e3)
     table.note(
-        f"Up to {joint['rows']} samples that wait share a run, which takes {together} for each instead of {alone}; "
-        f"larger samples fewer ({joint['numbers']:,} numbers)"
+        f"Up to {joint['rows']} samples of one shape that wait share a run, where a sample takes {together} of CPU "
+        f"time instead of {alone}: as many as have {joint['numbers']:,} numbers together, all inputs counted"
     )
 
 
@@ -112,6 +112,11 @@ def _graph(graph: Json) -> str:
     after, before = _shown(graph["rewritten_ns"] / 1e3), _shown(graph["exported_ns"] / 1e3)
     most = graph["max_difference"]
     off = "by more than any number" if most is None else f"by at most {most:.3g}"
+    if not graph.get("compared", True):
+        return (
+            f"Its graph is served as exported. Rewritten ({graph['what']}), a run would take {after} instead of "
+            f"{before}: {graph['why']}"
+        )
     if graph["used"]:
         doubt = f", since {graph['doubt']}" if graph["doubt"] else ""
         return (

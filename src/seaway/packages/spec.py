@@ -58,6 +58,7 @@ class ServingDefaults(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     max_queue_size: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
     timeout_seconds: Annotated[float, Meta(gt=0, le=3600)] | None = None
     placement: Literal["auto", "inline", "worker"] | None = None
+    joint_runs: Literal["auto", "never"] | None = None
     lane: Literal["auto", "cpu", "batch"] | None = None
     device: str | None = None
     dtype: Literal["auto", "fp32", "bf16", "fp16"] | None = None

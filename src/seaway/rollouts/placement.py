@@ -45,7 +45,7 @@ class Placements:
         self._cores = cores
         # They tell each other in the page that isolation has.
         self._gateways = (settings.gateways or 1) if settings.isolation and hasattr(os, "sched_setaffinity") else 0
-        self._machine = calibration.machine(cores, settings.graph_rewrites, settings.joint_runs)
+        self._machine = calibration.machine(cores, settings.graph_rewrites)
         self._measured: dict[Evidence, Calibration] = {}
         self._unsaved: dict[Evidence, Calibration] = {}
         self._looked_up: set[Evidence] = set()
@@ -116,6 +116,7 @@ class Placements:
             max_queue_size=asked.max_queue_size or package.get("max_queue_size") or default.max_queue_size,
             timeout_seconds=asked.timeout_seconds or package.get("timeout_seconds") or default.timeout_seconds,
             placement=asked.placement or package.get("placement") or default.placement,
+            joint_runs=asked.joint_runs or package.get("joint_runs") or default.joint_runs,
             lane=lane,
             device=device,
             dtype=first("dtype", "auto"),
@@ -153,10 +154,7 @@ class Placements:
         if self.choice(revision, version) is not None:
             return None
         asked, machine = self.effective(revision, version), self.evidence(revision, version)[1]
-        settings = self._settings
-        return CalibrationOrder(
-            self._cores, asked, machine, self._gateways, settings.graph_rewrites, settings.joint_runs
-        )
+        return CalibrationOrder(self._cores, asked, machine, self._gateways, self._settings.graph_rewrites)
 
     def batching(self, revision: DeploymentRevision, version: ModelVersion) -> ServingSettings | None:
         """What the batch lane should know; None for the CPU lane."""
@@ -174,9 +172,10 @@ class Placements:
         return measured is not None and measured.rewritten
 
     def joint(self, revision: DeploymentRevision, version: ModelVersion) -> JointRuns | None:
-        """How many samples of its requests may share a run."""
+        """How many samples of its requests may share a run; None: each runs alone."""
         measured = self._measured.get(self.evidence(revision, version))
-        return measured.joint if measured is not None else None
+        asked = self.effective(revision, version)
+        return calibration.joint_runs(measured, asked) if measured is not None else None
 
     def engines(self, revision: DeploymentRevision, version: ModelVersion) -> int:
         """Of one process that starts now; before the choice, the most that it may come to."""

@@ -27,8 +27,8 @@ class Operators:
     value_sized: frozenset[str] = frozenset()
     """Those whose output may be of any size, as the values of an input say."""
     entangling: frozenset[str] | None = None
-    """Those by which samples of one run can depend on each other though no trial shows it: they round, so that a last
-    bit decides, or pick by values. None: nobody knows."""
+    """Those by which samples of one run can depend on each other though no trial shows it: they work across samples, or
+    round, so that a last bit decides. None: nobody knows."""
     obstacle: str = ""
     """Why no gateway may run it, as the beginning of a sentence; empty: what it consists of decides."""
 

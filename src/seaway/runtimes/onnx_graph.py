@@ -12,9 +12,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
+from google.protobuf.message import DecodeError
+
 from seaway.errors import InvalidPackage
 from seaway.runtimes.base import Operators
 from seaway.runtimes.onnx_division import division_by_input
+from seaway.runtimes.onnx_rows import across_samples
 
 CONTROL_FLOW = frozenset({"Loop", "Scan", "If", "SequenceMap"})
 """Run a graph of their own, also where a file hides that graph."""
@@ -27,11 +30,9 @@ VALUE_SIZED = frozenset(
     }
 )  # fmt: skip
 """May make more than they are given: how much depends on the values of an input and not on its size."""
-ROUNDS = ("Quantize", "Integer", "QLinear", "QAttention", "QGemm", "QOrdered", "MatMulNBits")
+ROUNDS = ("Quantize", "Integer", "QLinear", "QAttention", "QGemm", "QOrdered", "QMoE", "MatMulNBits")
 """In names of operators behind which the last bit of a number decides about a step: answers can differ by that step."""
 ROUNDS_EXACTLY = frozenset({"Round", "Floor", "Ceil", "Sign", "Hardmax"})
-_PICKS = frozenset({"NonZero", "Unique", "Compress", "NonMaxSuppression"})
-"""What they give of one sample may be taken from places that depend on the others."""
 _MAX_DEPTH = 100  # as protobuf itself
 
 # Fields by message, from onnx.proto: number -> the message that it holds.
@@ -67,7 +68,18 @@ def operators(path: Path) -> Operators:
             raise InvalidPackage(f"{path.name!r} is not an ONNX model: it is empty.") from error
         with mapped:
             found = _Walk(mapped, path.name).operators()
-    return replace(found, obstacle=_obstacle(path)) if found.all & {"Div", "Mod"} else found
+    obstacle = _obstacle(path) if found.all & {"Div", "Mod"} else ""
+    return replace(found, obstacle=obstacle, entangling=_entangling(path, found.all))
+
+
+def _entangling(path: Path, names: frozenset[str]) -> frozenset[str] | None:
+    with path.open("rb") as file:
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    try:
+        across = across_samples(memoryview(mapped))
+    except (ValueError, DecodeError):
+        return None
+    return frozenset(across) | {name for name in names if rounds(name)}
 
 
 def _obstacle(path: Path) -> str:
@@ -111,9 +123,8 @@ class _Walk:
                 self._with_subgraphs.add(owner)
             todo += [(child, begin, stop, depth + 1, owner) for child, begin, stop in inside]
         flow = {operator for operator in self._all if operator.rpartition(".")[2] in CONTROL_FLOW}
-        entangling = frozenset(name for name in self._all if rounds(name) or name in _PICKS)
         return Operators(
-            frozenset(self._all), frozenset(self._with_subgraphs | flow), frozenset(self._all & VALUE_SIZED), entangling
+            frozenset(self._all), frozenset(self._with_subgraphs | flow), frozenset(self._all & VALUE_SIZED)
         )
 
     def _inside(self, kind: str, at: int, end: int) -> list[tuple[str, int, int]]:

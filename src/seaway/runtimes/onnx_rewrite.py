@@ -10,15 +10,13 @@ passed on as they are.
 
 from __future__ import annotations
 
-import functools
 import mmap
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError
 
 from seaway.errors import Unavailable
@@ -26,6 +24,7 @@ from seaway.packages import PackageSpec
 from seaway.runtimes.base import Rewrite
 from seaway.runtimes.onnx import OnnxSession, open_session, read_signature, session_options
 from seaway.runtimes.onnx_graph import CONTROL_FLOW, rounds
+from seaway.runtimes.onnx_messages import SMALL_BYTES, classes, parse, parse_node
 from seaway.runtimes.onnx_wire import BYTES, encode_number, field, fields
 
 MAX_BYTES = 1 << 28
@@ -43,73 +42,6 @@ _LAYER_NORM_OPSET = 17
 # Fields by message, from onnx.proto.
 _MODEL_GRAPH, _MODEL_OPSETS = 7, 8
 _GRAPH_NODES, _GRAPH_TENSORS, _GRAPH_INPUTS, _GRAPH_OUTPUTS = 1, 5, 11, 12
-_NODE_FIELDS = frozenset({1, 2, 4, 7})
-"""Inputs, outputs, operator and domain."""
-_SMALL_BYTES = 4096
-"""Nodes and tensors above that are read without what makes them large, which no rule asks for."""
-
-
-# --------------------------------------------------------------------------- what is read of a file
-
-
-def _schema() -> Mapping[str, Any]:
-    """A class for each message of onnx.proto with the fields that are looked at, by the numbers they have there.
-
-    Names are bytes: ONNX Runtime takes those that are not UTF-8, too.
-    """
-    kinds = descriptor_pb2.FieldDescriptorProto
-    number, real, raw = kinds.TYPE_INT64, kinds.TYPE_FLOAT, kinds.TYPE_BYTES
-    # Of each field: its number, its type or message, and whether it is repeated.
-    messages: dict[str, dict[str, tuple[int, int | str, bool]]] = {
-        "Opset": {"domain": (1, raw, False), "version": (2, number, False)},
-        "Value": {"name": (1, raw, False)},
-        "Node": {
-            "input": (1, raw, True), "output": (2, raw, True), "name": (3, raw, False), "op_type": (4, raw, False),
-            "attribute": (5, "Attribute", True), "domain": (7, raw, False),
-        },
-        "Attribute": {
-            "name": (1, raw, False), "f": (2, real, False), "i": (3, number, False), "t": (5, "Tensor", False),
-            "g": (6, raw, False), "graphs": (11, raw, True), "type": (20, number, False),
-        },
-        "Tensor": {
-            "dims": (1, number, True), "data_type": (2, number, False), "float_data": (4, real, True),
-            "name": (8, raw, False), "raw_data": (9, raw, False),
-        },
-    }  # fmt: skip
-    file = descriptor_pb2.FileDescriptorProto(name="seaway/onnx.proto", package="seaway.onnx", syntax="proto2")
-    for name, parts in messages.items():
-        message = file.message_type.add(name=name)
-        for part, (at, kind, repeated) in parts.items():
-            label = kinds.LABEL_REPEATED if repeated else kinds.LABEL_OPTIONAL
-            if isinstance(kind, str):
-                message.field.add(
-                    name=part, number=at, label=label, type=kinds.TYPE_MESSAGE, type_name=f".seaway.onnx.{kind}"
-                )
-            else:
-                message.field.add(name=part, number=at, label=label, type=kind)
-    pool = descriptor_pool.DescriptorPool()
-    pool.Add(file)
-    return {
-        name: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"seaway.onnx.{name}")) for name in messages
-    }
-
-
-@functools.cache
-def _classes() -> Mapping[str, Any]:
-    return _schema()
-
-
-def _parse(kind: str, data: bytes | memoryview) -> Any:
-    message = _classes()[kind]()
-    message.ParseFromString(bytes(data))
-    return message
-
-
-def _parse_node(data: memoryview) -> Any:
-    if len(data) <= _SMALL_BYTES:
-        return _parse("Node", data)
-    kept = [data[start:stop] for number, _, start, _, stop in fields(data) if number in _NODE_FIELDS]
-    return _parse("Node", b"".join(kept))
 
 
 class _Node(NamedTuple):
@@ -128,7 +60,7 @@ class _Graph:
         if len(graphs) != 1:
             raise ValueError("It doesn't have one graph.")
         ((self._start, begin, self._stop),) = graphs
-        opsets = [_parse("Opset", data[b:e]) for number, _, _, b, e in fields(data) if number == _MODEL_OPSETS]
+        opsets = [parse("Opset", data[b:e]) for number, _, _, b, e in fields(data) if number == _MODEL_OPSETS]
         self.opset = max((one.version for one in opsets if one.domain in _ONNX), default=1)
         self.uses: Counter[bytes] = Counter()
         self.outputs: set[bytes] = set()
@@ -141,16 +73,16 @@ class _Graph:
         for number, wire, start, first, stop in fields(graph):
             value = graph[first:stop]
             if number == _GRAPH_NODES and wire == BYTES:
-                self._nodes.append(_Node(_parse_node(value), value))
+                self._nodes.append(_Node(parse_node(value), value))
                 continue
             self._rest.append(graph[start:stop])
-            if number == _GRAPH_TENSORS and len(value) <= _SMALL_BYTES:
-                tensor = _parse("Tensor", value)
+            if number == _GRAPH_TENSORS and len(value) <= SMALL_BYTES:
+                tensor = parse("Tensor", value)
                 self._constants[tensor.name] = tensor
             elif number == _GRAPH_INPUTS:
-                replaceable.add(_parse("Value", value).name)
+                replaceable.add(parse("Value", value).name)
             elif number == _GRAPH_OUTPUTS:
-                self.uses[_parse("Value", value).name] += 1
+                self.uses[parse("Value", value).name] += 1
         for node in self.nodes:
             self.uses.update(node.input)
             if node.op_type == b"Constant" and not node.domain:
@@ -258,7 +190,7 @@ def _rounds(node: Any) -> bool:
 
 
 def _node(operator: str, inputs: list[bytes], output: bytes, **attributes: float) -> Any:
-    node = _classes()["Node"](
+    node = classes()["Node"](
         op_type=operator.encode(), input=inputs, output=[output], name=output + b"/" + operator.encode()
     )
     for name, value in attributes.items():

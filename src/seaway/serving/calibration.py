@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from seaway import __version__
 from seaway.serving import process
-from seaway.types import Calibration, Choice, InlineSpec, ServingSettings
+from seaway.types import Calibration, Choice, InlineSpec, JointRuns, ServingSettings
 
 if TYPE_CHECKING:
     # Control chooses too, and loads neither numpy nor what reads requests.
@@ -41,8 +41,8 @@ _ENOUGH_SECONDS, _MANY_RUNS, _FEW_RUNS = 0.1, 500, 3
 _TOO_LONG_SECONDS = 5.0
 
 
-def machine(cores: int, graph_rewrites: str = "auto", joint_runs: str = "auto") -> str:
-    """What figures are valid for: processor, cores, the versions of what runs a model, and how it may be run."""
+def machine(cores: int, graph_rewrites: str = "auto") -> str:
+    """What figures are valid for: processor, cores, the versions of what runs a model, and which graphs it may run."""
     from importlib import metadata  # noqa: PLC0415 - a megabyte that only control needs
 
     versions = []
@@ -50,8 +50,7 @@ def machine(cores: int, graph_rewrites: str = "auto", joint_runs: str = "auto") 
         with contextlib.suppress(metadata.PackageNotFoundError):
             versions.append(f"{name} {metadata.version(name)}")
     graphs = f"; graph rewrites {graph_rewrites}" if graph_rewrites != "auto" else ""
-    joint = f"; joint runs {joint_runs}" if joint_runs != "auto" else ""
-    return f"{process.processor()}, {cores} cores, {', '.join(versions)}, seaway {__version__}"[:230] + graphs + joint
+    return f"{process.processor()}, {cores} cores, {', '.join(versions)}, seaway {__version__}"[:250] + graphs
 
 
 # --------------------------------------------------------------------------- in the worker
@@ -150,7 +149,8 @@ def choose(calibration: Calibration, *, cores: int, asked: ServingSettings, gate
         if shares and processes > 1:
             how += f", which share {calibration.model_bytes / 1e6:.0f} MB of weights"
     free = wanted == "auto" and not (asked.engines or asked.processes)
-    assisted = free and gateways >= cores and _may_assist(calibration)
+    # Gateways run a request at a time: where several together pay, they had half of what workers do.
+    assisted = free and gateways >= cores and _may_assist(calibration) and not joint_runs(calibration, asked)
     if assisted:
         how += "; gateways run it, too, while the server is asked for nothing else"
     refusal = ""
@@ -160,7 +160,7 @@ def choose(calibration: Calibration, *, cores: int, asked: ServingSettings, gate
         "worker",
         processes,
         engines,
-        f"{reason}: {_layout(processes, engines)}; {how}.{_joint(calibration)}{_graph(calibration)}",
+        f"{reason}: {_layout(processes, engines)}; {how}.{_joint(calibration, asked)}{_graph(calibration)}",
         assisted=assisted,
         refusal=refusal,
     )
@@ -226,13 +226,24 @@ def _why_unbounded(calibration: Calibration) -> str | None:
     return None
 
 
-def _joint(calibration: Calibration) -> str:
-    """What requests gain that wait anyway, as one more sentence; empty: nothing."""
+def joint_runs(calibration: Calibration, asked: ServingSettings) -> JointRuns | None:
+    """How many samples of requests that wait share a run; None: each request runs alone."""
     joint = calibration.joint
-    if joint is None or joint.rows == 1:
+    return joint if joint is not None and joint.rows > 1 and asked.joint_runs != "never" else None
+
+
+def _joint(calibration: Calibration, asked: ServingSettings) -> str:
+    """Whether requests share runs, as one more sentence; empty: nobody looked."""
+    joint = calibration.joint
+    if joint is None:
         return ""
+    if joint_runs(calibration, asked) is None:
+        return f" Each request runs alone: {joint.why}." if joint.why else " Each request runs alone, as asked for."
     less = f"{1 - joint.together_ns / max(1, joint.alone_ns):.0%} less"
-    return f" Up to {joint.rows} samples that wait share a run, which takes each {less} time."
+    return (
+        f" Up to {joint.rows} samples of one shape that wait share a run, in which each costs {less} CPU time "
+        f"(as many as have {joint.numbers:,} numbers together)."
+    )
 
 
 def _graph(calibration: Calibration) -> str:

@@ -19,6 +19,7 @@ import numpy as np
 import structlog
 
 from seaway.errors import MORE_TIME, Cancelled, DeadlineExceeded, InferenceFailed, SeawayError
+from seaway.inputs.base import Feeds
 from seaway.runtimes.base import Array, RunHandle
 from seaway.serving.cpu_lane import CpuLane, Engine, EngineOwner, StoppableEntry, why_stopped
 from seaway.serving.joint_runs import same_rows
@@ -29,12 +30,27 @@ from seaway.types import JointRuns
 
 log = structlog.get_logger()
 
-_CHECKED_FIRST, _CHECKED_EVERY = 4, 256
-"""Joint runs of which one request also runs alone, to compare: the first ones, and later each so-and-so-many-th."""
-_PAUSE_NS = 1_000_000_000
-"""After a joint run that failed each request runs alone for so long: whatever did it may be sent again and again."""
+_CHECKED_FIRST, _CHECKED_EVERY = 4, 64
+"""Joint runs (of requests that differ) of which one also runs alone, to compare: the first, and every so often."""
+_PAUSE_TIMES = 4
+"""After a joint run that failed each request runs alone for so many times what it took: whatever did it may be sent
+again and again, and costs a fifth of the time at most."""
 _MARGIN = 3
 """A request shares a run if there are so many times what one takes to its deadline."""
+
+
+_PREPARING = 2
+"""Requests are prepared to join a run for as long as a part of what a sample takes alone."""
+_SMALL_BODY_BYTES = 4096
+
+
+class _Wake:
+    """Stands in the queue where an entry does, for engines to look what is ready."""
+
+    doubtful = False
+
+
+_WAKE: Any = _Wake()
 
 
 class JointOwner(EngineOwner, Protocol):
@@ -85,14 +101,16 @@ class JointLane(CpuLane):
         self.counters = BatchCounters()
         self._joint = joint
         self._joint_owner = owner
-        self._ready: deque[_Rider] = deque()
-        """Of another shape than the run for which they were prepared; older than what waits elsewhere."""
+        self._ready: deque[StoppableEntry] = deque()
+        """Looked at for a run that they didn't fit into; older than what waits elsewhere."""
         self._riders: dict[StoppableEntry, _Rider] = {}
-        """Those that were their turn and are about to be served."""
+        """Those of them that were prepared."""
         self._alone_until_ns = 0
         self._together_ns = 0
         """What a joint run takes on average."""
         self._n_together = 0
+        self._last: dict[int, int] = {}
+        """By engine, how many requests its last run had, if it was joint."""
         self._noted: dict[int, list[StoppableEntry]] = {}
         """By engine, whose requests share a run now."""
         self._lock = threading.Lock()
@@ -107,20 +125,26 @@ class JointLane(CpuLane):
     def _next(self) -> StoppableEntry | None:
         while True:
             try:
-                rider = self._ready.popleft()
+                entry = self._ready.popleft()
             except IndexError:
                 return super()._next()
-            if not rider.entry.doubtful:
-                self._riders[rider.entry] = rider
-                return rider.entry
-            self._doubtful.append(rider.entry)
+            if not entry.doubtful:
+                return entry
+            self._riders.pop(entry, None)
+            self._doubtful.append(entry)
 
     def _serve(self, engine: Engine, entry: StoppableEntry) -> None:
+        if entry is _WAKE:
+            try:
+                entry = self._ready.popleft()
+            except IndexError:
+                return  # another engine has it
         try:
             rider = self._riders.pop(entry, None) or self._prepare(engine, entry)
             group = self._company(engine, rider) if rider is not None else []
             group = [one for one in group if self._is_wanted(one)]
             if len(group) > 1:
+                self._last[engine.number] = len(group)
                 group = self._run_together(engine, group)
             for one in group:
                 self._run_alone(engine, one)
@@ -152,8 +176,7 @@ class JointLane(CpuLane):
     def _company(self, engine: Engine, first: _Rider) -> list[_Rider]:
         """The requests to run with the first one, in the order in which they came."""
         group, joint = [first], self._joint
-        rows, numbers = first.prepared.rows, first.prepared.numbers
-        left = min(joint.rows - rows, (joint.numbers - numbers) // max(1, numbers // max(1, rows)))
+        left = self._most(first.prepared) - first.prepared.rows
         if left < 1 or first.key is None or first.entry.doubtful or self._is_urgent(first) or not self._may_join():
             return group
 
@@ -161,24 +184,51 @@ class JointLane(CpuLane):
             fits = other.key == first.key and other.prepared.rows <= left
             return fits and not (other.entry.doubtful or self._is_urgent(other))
 
-        for other in list(self._ready):
-            if joins(other) and _remove(self._ready, other):
+        for ready in list(self._ready):
+            other = self._riders.get(ready)
+            if other is not None and joins(other) and _remove(self._ready, ready):
+                self._riders.pop(ready, None)
                 group.append(other)
                 left -= other.prepared.rows
-        share = -(-self._queue.qsize() // len(self._engines))  # the others find theirs
+        self._let_come_back(engine, left)
+        # The first one waits while others are prepared, which must cost less than what they save.
+        most_ns = joint.alone_ns // _PREPARING
+        until = time.monotonic_ns() + most_ns
+        share = -(-self._queue.qsize() // len(self._engines)) if first.input_ns <= most_ns else 0
         for _ in range(share):
-            entry = self._fresh() if left > 0 and len(self._ready) < joint.rows else None
+            enough = left < 1 or len(self._ready) >= joint.rows or time.monotonic_ns() > until
+            entry = None if enough else self._fresh()
             if entry is None:
                 break
-            rider = self._prepare(engine, entry)
-            if rider is None:
+            if _is_larger(entry, first.entry):
+                self._put_back(entry)
                 continue
-            if joins(rider):
+            rider = self._prepare(engine, entry)
+            if rider is not None and joins(rider):
                 group.append(rider)
                 left -= rider.prepared.rows
-            else:
-                self._ready.append(rider)
+            elif rider is not None:
+                self._riders[entry] = rider
+                self._put_back(entry)
         return group
+
+    def _put_back(self, entry: StoppableEntry) -> None:
+        self._ready.append(entry)
+        if len(self._engines) > 1:
+            self._queue.put(_WAKE)  # for one that has nothing to do
+
+    def _most(self, prepared: Prepared) -> int:
+        """Samples of this size that may share a run."""
+        each = prepared.numbers // max(1, prepared.rows)
+        return min(self._joint.rows, self._joint.numbers // max(1, each))
+
+    def _let_come_back(self, engine: Engine, places: int) -> None:
+        """Look once more who has come, where fewer wait than have just been answered: most ask again at once."""
+        expected = min(self._last.pop(engine.number, 1) - 1, places)
+        if self._queue.qsize() < expected:
+            time.sleep(0)  # whoever passes their requests on gets the core, or the interpreter, first
+            if self.solo:
+                self._owner.stand_in(lambda: True)
 
     def _fresh(self) -> StoppableEntry | None:
         """The next one that waits and is not doubtful."""
@@ -190,6 +240,8 @@ class JointLane(CpuLane):
             if entry is None:
                 self._queue.put(None)  # for `_next`, which ends the engine
                 return None
+            if entry is _WAKE:
+                continue  # this engine comes to what is ready by itself
             if not entry.doubtful:
                 return entry
             self._doubtful.append(entry)
@@ -256,7 +308,7 @@ class JointLane(CpuLane):
 
     def _shares(self, group: _Group) -> list[list[Array]] | None:
         """Each request's outputs of a run for all of them; None: they have to run alone."""
-        riders = group.riders
+        riders, began = group.riders, time.monotonic_ns()
         names, feeds = riders[0].prepared.names, [rider.prepared.samples.feeds[0] for rider in riders]
         try:
             stacked = {name: np.concatenate([one[name] for one in feeds]) for name in feeds[0]}
@@ -264,20 +316,26 @@ class JointLane(CpuLane):
             shares = _cut(outputs, [rider.prepared.rows for rider in riders])
             self._check(group, shares)
         except Cancelled:
-            return None  # somebody's time is over: of each alone that is known
+            pass  # somebody's time is over: of each alone that is known
         except (SeawayError, MemoryError) as error:
-            log.warning("lane.joint_run_failed", requests=len(riders), reason=str(error)[:300])
+            ids = [rider.entry.prediction_id for rider in riders]
+            log.warning("lane.joint_run_failed", prediction_ids=ids, reason=str(error)[:300])
         except Exception:  # whatever it is, each of them can run alone
             log.exception("lane.joint_run_failed", requests=len(riders))
         else:
             return shares
-        self._alone_until_ns = time.monotonic_ns() + _PAUSE_NS
+        now = time.monotonic_ns()
+        self._alone_until_ns = now + _PAUSE_TIMES * (now - began)
         return None
 
     def _check(self, group: _Group, shares: Sequence[Sequence[Array]]) -> None:
         """Now and then, run one of them alone, too. Raises InferenceFailed, and joins no more, where that differs."""
         self._n_together += 1
         if self._n_together > _CHECKED_FIRST and self._n_together % _CHECKED_EVERY:
+            return
+        first = group.riders[0].prepared.samples.feeds[0]
+        if all(_equal(first, rider.prepared.samples.feeds[0]) for rider in group.riders[1:]):
+            self._n_together -= 1  # nothing would show
             return
         at = self._n_together % len(group.riders)
         prepared = group.riders[at].prepared
@@ -330,10 +388,10 @@ class JointLane(CpuLane):
             self._joint_owner.running_changed([one for several in self._noted.values() for one in several])
 
     def _count(self, riders: Sequence[_Rider], took_ns: int) -> None:
-        rows, most = sum(rider.prepared.rows for rider in riders), self._joint.rows
+        rows, most = sum(rider.prepared.rows for rider in riders), self._most(riders[0].prepared)
         with self._lock:
             self.counters.left(rows, most, "full" if rows >= most else "idle")
-            self.counters.ran(sum(rider.prepared.numbers for rider in riders), 0, took_ns)
+            self.counters.ran(sum(rider.prepared.tokens for rider in riders), 0, took_ns)
 
 
 def _key(prepared: Prepared) -> Hashable:
@@ -347,6 +405,10 @@ def _key(prepared: Prepared) -> Hashable:
     return (tuple(prepared.names), tuple(sorted(shapes)))
 
 
+def _equal(one: Feeds, other: Feeds) -> bool:
+    return all(np.array_equal(array, other[name]) for name, array in one.items())
+
+
 def _cut(outputs: Sequence[Array], rows: Sequence[int]) -> list[list[Array]]:
     """The outputs of a run as those of its requests. Raises InferenceFailed where they don't count its samples."""
     if any(array.shape[:1] != (sum(rows),) for array in outputs):
@@ -358,10 +420,15 @@ def _cut(outputs: Sequence[Array], rows: Sequence[int]) -> list[list[Array]]:
     return shares
 
 
-def _remove(ready: deque[_Rider], rider: _Rider) -> bool:
+def _is_larger(entry: StoppableEntry, than: StoppableEntry) -> bool:
+    """Whether a body is so much larger that it has another shape, and takes long to read."""
+    return len(entry.payload.body) > 2 * len(than.payload.body) + _SMALL_BODY_BYTES
+
+
+def _remove(ready: deque[StoppableEntry], entry: StoppableEntry) -> bool:
     """True unless another engine has taken it."""
     try:
-        ready.remove(rider)
+        ready.remove(entry)
     except ValueError:
         return False
     return True

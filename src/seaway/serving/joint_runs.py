@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import structlog
 
-from seaway.errors import SeawayError
+from seaway.errors import Cancelled, SeawayError
 from seaway.inputs.base import Array, Feeds
 from seaway.runtimes import operators
 from seaway.runtimes.base import RunHandle
@@ -37,8 +37,15 @@ _MOST_TOGETHER_NS = 40_000_000
 _WORTH_MORE, _WORTH = 0.97, 0.93
 """Of the time of a sample with half as many, and alone: what is gained less often is noise."""
 _FEW_ROUNDS, _MANY_ROUNDS, _ENOUGH_SECONDS = 3, 100, 0.6
-_MOST_SECONDS = 5.0
+_MOST_SECONDS = 10.0
 """A trial that isn't over by then is ended: each sample runs alone."""
+_MANY_NUMBERS = 1 << 17
+"""In a sample: stacking larger ones costs too much."""
+_SIZES = (np.nan, np.inf, 1e30, -1e30, 1e4, 1e2, 1.0, 0.0, 1e-3)
+"""Of fractions in samples that others must not notice: whatever a threshold is, one of them is beyond it."""
+_VICTIMS = 3
+_COUNTS = (1, 2, 9, 99, 255, 999, 9_999, 1_000_000, -1)
+"""The largest of whole numbers in them."""
 
 
 def look(predictor: Predictor, package: Path, run_ns: int, note: Path | None) -> JointRuns:
@@ -64,10 +71,12 @@ def look(predictor: Predictor, package: Path, run_ns: int, note: Path | None) ->
 
 def _obstacle(predictor: Predictor, package: Path, run_ns: int) -> str:
     """Why it isn't tried, as a part of a sentence; empty: it is."""
-    if not predictor.signature.batchable or predictor.spec.serving.max_batch_size == 1:
+    if not predictor.signature.batchable:
         return "the model takes one sample at a time"
     if not _LEAST_NS <= run_ns <= _MOST_NS:
         return "a run is too short for that" if run_ns < _LEAST_NS else "a run is too long for that"
+    if any(spec.datatype == "BYTES" for spec in (*predictor.signature.inputs, *predictor.signature.outputs)):
+        return "it takes or gives texts"
     found = operators(package, predictor.spec)
     if found.entangling is None:
         return "nobody knows whether its operators keep samples apart"
@@ -83,8 +92,10 @@ def _try(predictor: Predictor, handle: RunHandle) -> JointRuns:
     typical = dict(parity.typical(predictor, names, handle))
     (sample, *_) = predictor.prepare(predictor.payload(predictor.sample())).samples.feeds
     same = all(np.array_equal(array, typical[name]) for name, array in sample.items())
+    if max(sum(array.size for array in feeds.values()) for feeds in (sample, typical)) > _MANY_NUMBERS:
+        return JointRuns(why="its samples are too large for that")
     for first in (typical,) if same else (typical, sample):
-        why = _difference(predictor, first, names, handle)
+        why = _difference(predictor, first, names, handle) or _notices(predictor, first, names, handle)
         if why:
             return JointRuns(why=why)
     times = _times(predictor, typical, names, handle)
@@ -124,13 +135,71 @@ def _difference(predictor: Predictor, first: Feeds, names: Sequence[str], handle
     return ""
 
 
+def _notices(predictor: Predictor, first: Feeds, names: Sequence[str], handle: RunHandle) -> str:
+    """What tells answers beside extreme samples from those alone, as a part of a sentence; empty: nothing."""
+    run = predictor.session.run
+    victims = [first]
+    for extreme in _extremes(first):
+        try:
+            run(extreme, names, handle)
+        except SeawayError:
+            _raise_if_ended(handle)
+            refused = True
+        else:
+            refused = False
+        try:
+            together = run(concatenated([extreme, *victims, extreme]), names, handle)
+        except SeawayError:
+            _raise_if_ended(handle)
+            continue
+        if refused:
+            return "what is refused alone would be answered in company"
+        for at, name in enumerate(names):
+            expected = [run(feeds, names, handle)[at] for feeds in victims]
+            if not same_rows(expected, together[at][1:-1]):
+                return f"its answers ({name!r}) would be others beside {_described(extreme)}"
+        if len(victims) < _VICTIMS:
+            victims.append(extreme)
+    return ""
+
+
+def _raise_if_ended(handle: RunHandle) -> None:
+    if handle.terminated:
+        raise Cancelled("It took too long.")
+
+
+def _extremes(first: Feeds) -> Iterator[Feeds]:
+    """Samples of the same shape, of every size that numbers may have."""
+    chance = np.random.default_rng(1)
+    for size, count in zip(_SIZES, _COUNTS, strict=True):
+        yield {name: _of_size(array, size, count, chance) for name, array in first.items()}
+
+
+def _of_size(array: Array, size: float, count: int, chance: np.random.Generator) -> Array:
+    kind = array.dtype.kind
+    if kind == "f":
+        with np.errstate(all="ignore"):  # fp16 ends at 65,504
+            return np.asarray(chance.uniform(0.5, 1.0, array.shape) * size, array.dtype)
+    if kind in "iu":
+        info = np.iinfo(array.dtype)
+        bound = int(min(max(count, info.min), info.max))
+        return np.asarray(chance.integers(min(0, bound), max(0, bound), array.shape, endpoint=True), array.dtype)
+    return np.asarray(chance.random(array.shape) < 0.5)
+
+
+def _described(feeds: Feeds) -> str:
+    largest = [float(np.abs(array.astype(np.float64)).max(initial=0)) for array in feeds.values()]
+    return f"numbers of {max(largest):g}"
+
+
 def same_rows(expected: Sequence[Array], together: Array) -> bool:
     """Whether the answer to several samples holds what each was answered alone, but for last digits."""
     counts = [len(one) for one in expected]
     if together.shape[:1] != (sum(counts),):
         return False
     ends = np.cumsum(counts)
-    return all(parity.close(one, together[end - len(one) : end]) for one, end in zip(expected, ends, strict=True))
+    parts = [together[end - len(one) : end] for one, end in zip(expected, ends, strict=True)]
+    return all(parity.close(one, part, least=0.0) for one, part in zip(expected, parts, strict=True))
 
 
 def _orders(samples: int) -> Iterator[list[int]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -74,8 +75,11 @@ def combine(parts: Sequence[Parity]) -> Parity:
     )
 
 
-def close(one: Array, other: Array) -> bool:
-    """Whether two answers differ by last digits at most: 1e-5 of the largest number, or of 1; whole ones are equal."""
+def close(one: Array, other: Array, least: float = 1.0) -> bool:
+    """Whether two answers differ by last digits at most: 1e-5 of the largest number, or of `least`.
+
+    What isn't FP is equal.
+    """
     if one.dtype != other.dtype or one.shape != other.shape:
         return False
     if one.dtype.kind != "f":
@@ -83,7 +87,7 @@ def close(one: Array, other: Array) -> bool:
     sizes = np.abs(one[np.isfinite(one)])
     usual = float(np.median(sizes)) if sizes.size else 0.0
     largest = float(sizes[sizes <= _OUTLIER * usual].max(initial=0.0))
-    return bool(np.allclose(other, one, rtol=_ALLOWED, atol=_ALLOWED * max(1.0, largest), equal_nan=True))
+    return bool(np.allclose(other, one, rtol=_ALLOWED, atol=_ALLOWED * max(least, largest), equal_nan=True))
 
 
 def against_cpu(session: DeviceSession, package: Path, spec: PackageSpec, runs: Sequence[Feeds]) -> Parity:
@@ -139,7 +143,8 @@ def _all_feeds(predictor: Predictor) -> Iterator[Feeds]:
 
 
 def enlarged(predictor: Predictor, feeds: Feeds) -> Feeds | None:
-    """`feeds` with `_SIZE` in place of each dimension that is variable, rows apart; None where none is, or of texts.
+    """`feeds` with `_SIZE` in place of each dimension that is variable, rows apart; None where none is, of texts,
+    and where that would be too much.
 
     Whole numbers become 1, which token ids, masks and types of tokens may be.
     """
@@ -148,12 +153,13 @@ def enlarged(predictor: Predictor, feeds: Feeds) -> Feeds | None:
         return None
     if all(-1 not in spec.shape[1:] for spec in specs):
         return None
-    found = {}
-    for spec in specs:
-        array = feeds[spec.name]
-        shape = (*array.shape[:1], *(_SIZE if size == -1 else size for size in spec.shape[1:]))
-        found[spec.name] = np.ones(shape, array.dtype)
-    return found
+    shapes = {
+        spec.name: (*feeds[spec.name].shape[:1], *(_SIZE if size == -1 else size for size in spec.shape[1:]))
+        for spec in specs
+    }
+    if sum(map(math.prod, shapes.values())) > _MANY_NUMBERS:
+        return None
+    return {name: np.ones(shape, feeds[name].dtype) for name, shape in shapes.items()}
 
 
 def typical(predictor: Predictor, names: Sequence[str], handle: RunHandle) -> Feeds:

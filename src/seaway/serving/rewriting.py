@@ -61,7 +61,8 @@ def _measure(
     """Raises Cancelled where it takes too long, and what running raises."""
     before, after = _times(exported, other, handle)
     differs, alike, off = "", True, parity.combine([])
-    if after <= before * WORTH:
+    compared = after <= before * WORTH
+    if compared:
         differs, alike, off = _difference(exported, other, handle)
         why = rewrite.doubt or differs
         if uncertain and alike and off.min_cosine >= _ALIKE:
@@ -72,7 +73,7 @@ def _measure(
         why = "it is no faster so"
     most = off.max_difference if math.isfinite(off.max_difference) else None
     return (exported if why else other), Rewriting(
-        not why, rewrite.what, before, after, most, why, rewrite.doubt
+        not why, rewrite.what, before, after, most, why, compared, rewrite.doubt
     )  # fmt: skip
 
 

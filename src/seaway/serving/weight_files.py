@@ -3,18 +3,22 @@
 `<revision>/` holds them; empty, it says that processes are to have weights of their own. `<revision>.new` is being
 written, by whoever holds the lock on `<revision>.lock`. `<revision>.trying` is there while its first process tries the
 graph rewritten (`seaway.serving.rewriting`), `<revision>.joining` while it tries several samples in one run
-(`seaway.serving.joint_runs`).
+(`seaway.serving.joint_runs`). Whoever measures holds a lock on `measuring`.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import shutil
+import time
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from seaway.errors import Unavailable
 
+MEASURING = "measuring"
+_TURN_SECONDS, _LOOK_SECONDS = 20.0, 0.02
 NEW, LOCK, TRYING, JOINING = ".new", ".lock", ".trying", ".joining"
 
 
@@ -34,6 +38,26 @@ def trial(note: Path | None) -> Iterator[None]:
         note.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def turn(directory: Path) -> Iterator[None]:
+    """Measure while no other worker does: versions that are deployed at once, at a start, would slow each other.
+
+    Whose turn doesn't come for `_TURN_SECONDS` measures all the same. Raises OSError.
+    """
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    until = time.monotonic() + _TURN_SECONDS
+    with (directory / MEASURING).open("w") as file:
+        # Closing it gives the turn to the next; so does dying.
+        while time.monotonic() < until:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                time.sleep(_LOOK_SECONDS)
+            else:
+                break
+        yield
+
+
 def keep_apart(directory: Path) -> None:
     """Have processes that start from now on use weights of their own. Raises OSError."""
     for path in (directory, directory.with_suffix(NEW)):
@@ -48,7 +72,7 @@ def is_filled(directory: Path) -> bool:
 
 def remove_all_but(root: Path, revisions: Collection[int]) -> None:
     """Of revisions that nobody wants any more; processes that still map their weights keep them."""
-    wanted = {str(revision) for revision in revisions}
+    wanted = {MEASURING, *(str(revision) for revision in revisions)}
     for path in root.glob("*"):
         if path.stem not in wanted:
             shutil.rmtree(path, ignore_errors=True)

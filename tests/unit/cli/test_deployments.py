@@ -20,13 +20,14 @@ def test_deploy_returns_when_the_version_answers(server: ScriptedServer, seaway:
 
     done = seaway(
         "deploy", "churn", "2", "--engines", "1", "--timeout-seconds", "0.5", "--placement", "worker",
-        "--reason", "better",
+        "--joint-runs", "never", "--reason", "better",
     )  # fmt: skip
 
     assert done.exit_code == 0, done.output
     assert done.stdout == f"churn version 2 is ready: {server.url}/predict/churn\n"
     assert server.asked[0].json == {
-        "version": 2, "engines": 1, "timeout_seconds": 0.5, "placement": "worker", "reason": "better"
+        "version": 2, "engines": 1, "timeout_seconds": 0.5, "placement": "worker", "joint_runs": "never",
+        "reason": "better",
     }  # fmt: skip
 
 
@@ -164,7 +165,9 @@ def test_status_says_what_runs_were_like_that_requests_may_share(server: Scripte
     workers.append(workers[0] | {"batched": {"batches": 500, "rows": 1500, "padding": 0.0}})
     server.answers("GET /api/status", status)
 
-    assert "churn: So far 1,500 runs, of 2.0 samples on average." in seaway("status").stderr.splitlines()
+    assert (
+        "churn: So far its workers made 1,500 runs, of 2.0 samples on average." in seaway("status").stderr.splitlines()
+    )
 
 
 def test_a_long_reason_stands_below_the_table(server: ScriptedServer, seaway: Seaway) -> None:

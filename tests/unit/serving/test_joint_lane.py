@@ -23,15 +23,17 @@ from seaway.types import JointRuns
 
 SECOND = 1_000_000_000
 BAD, MALFORMED = 404.0, -1.0
-JOINT = JointRuns(rows=4, numbers=40, alone_ns=2, together_ns=1)
+JOINT = JointRuns(rows=4, numbers=40, alone_ns=10 * SECOND, together_ns=SECOND)
 
 
 class Entry:
     """A request for the doubles of some rows of numbers."""
 
-    def __init__(self, *rows: Sequence[float], seconds: float = 60.0, name: str = "x") -> None:
+    def __init__(self, *rows: Sequence[float], seconds: float = 60.0, name: str = "x", body: bytes = b"") -> None:
         self.rows = rows
         self.name = name
+        self.body = body
+        self.prepare: Callable[[], object] = lambda: None
         self.arrived_ns = time.monotonic_ns()
         self.deadline_ns = self.arrived_ns + int(seconds * SECOND)
         self.doubtful = self.cancelled = False
@@ -72,6 +74,7 @@ class Predictor:
         threading.Event().wait(self._warm_seconds)
 
     def prepare(self, payload: Any) -> Prepared:
+        payload.prepare()
         rows = np.array(payload.rows, np.float32)
         if (rows == MALFORMED).any():
             raise InvalidRequest("No number.")
@@ -94,6 +97,8 @@ class Harness:
         self.timings: dict[Any, Timing] = {}
         self.noted: list[int] = []
         self.busy: set[int] = set()
+        self.come_back: list[Entry] = []
+        """Who is there when the lane looks."""
         self._changed = threading.Condition()
         self.lane = JointLane(
             self.predictor,  # type: ignore[arg-type]
@@ -128,7 +133,9 @@ class Harness:
         pass
 
     def stand_in(self, still: Callable[[], bool]) -> None:
-        pass
+        assert still()
+        self.submit(*self.come_back)
+        self.come_back = []
 
     def submit(self, *entries: Entry) -> None:
         for entry in entries:
@@ -149,6 +156,7 @@ class Harness:
 def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs are counted here, and those that only compare would count, too."""
     monkeypatch.setattr(joint_lane, "_CHECKED_FIRST", 0)
+    monkeypatch.setattr(joint_lane, "_CHECKED_EVERY", 1 << 60)
 
 
 def test_what_waits_runs_together_and_each_gets_its_own_rows() -> None:
@@ -191,6 +199,80 @@ def test_requests_of_other_shapes_names_or_many_rows_run_apart_in_their_order() 
     assert harness.session.runs == [2, 2, 1, 5, 4]
 
 
+def test_those_who_have_just_been_answered_are_looked_for_before_the_next_run() -> None:
+    harness = Harness()
+    harness.submit(*(first := [Entry([number]) for number in range(3)]))
+    harness.work()
+    assert harness.outcomes(*first) == [entry.doubles for entry in first]
+    again, *harness.come_back = others = [Entry([number]) for number in range(3)]
+    harness.submit(again)
+    harness.work()
+    assert harness.outcomes(*others) == [entry.doubles for entry in others]
+    assert harness.session.runs == [3, 3]
+    harness.submit(*(enough := [Entry([number]) for number in range(3)]))
+    harness.work()
+    harness.come_back = [Entry([1])]
+    harness.submit(*enough[:0], Entry([1]), Entry([2]), Entry([3]))
+    harness.work()
+    assert len(harness.come_back) == 1  # nobody was looked for: as many were there
+
+
+def test_what_is_large_isnt_read_while_an_older_one_waits() -> None:
+    harness = Harness()
+    read: list[str] = []
+    entries = [Entry([1]), Entry([2, 2], body=bytes(100_000)), Entry([3])]
+    for name, entry in zip(("small", "large", "last"), entries, strict=True):
+        entry.prepare = lambda name=name: read.append(name)  # type: ignore[misc]
+    harness.session.script = lambda rows, handle: read.append(f"run of {len(rows)}")
+    harness.submit(*entries)
+    harness.work()
+    assert harness.outcomes(*entries) == [entry.doubles for entry in entries]
+    assert read == ["small", "last", "run of 2", "large", "run of 1"]
+
+
+def test_others_are_read_only_while_that_costs_less_than_the_run() -> None:
+    harness = Harness(JointRuns(rows=4, numbers=40, alone_ns=2, together_ns=1))
+    entries = [Entry([number]) for number in range(3)]
+    harness.submit(*entries)
+    harness.work()
+    assert harness.outcomes(*entries) == [entry.doubles for entry in entries]
+    assert harness.session.runs == [1, 1, 1]
+
+
+def test_an_idle_engine_takes_what_didnt_fit_into_another_ones_run() -> None:
+    harness = Harness(engines=2, solo=False)
+    first, second, other = Entry([1]), Entry([2]), Entry([3, 3])
+    busy, other_answered = threading.Event(), threading.Event()
+    holds = threading.Event()
+
+    def run(rows: Any, handle: RunHandle) -> None:
+        if rows[0, 0] == 2:  # the second engine is busy until `other` is being prepared
+            holds.set()
+            assert busy.wait(30)
+        elif rows[0, 0] == 1:  # and the first one until `other` has its answer
+            assert other_answered.wait(30)
+
+    harness.session.script = run
+    harness.submit(second)
+    assert holds.wait(30)
+    other.prepare = busy.set
+    first.prepare = lambda: harness.submit(other)
+    harness.submit(first)
+    assert harness.outcomes(other) == [other.doubles]
+    other_answered.set()
+    assert harness.outcomes(first, second) == [first.doubles, second.doubles]
+
+
+def test_what_a_run_could_have_held_counts_its_numbers() -> None:
+    harness = Harness()
+    harness.submit(Entry([1]), Entry([2]), *(Entry([1] * 20) for _ in range(2)), Entry([1] * 30), Entry([1] * 50))
+    harness.work()
+    assert harness.session.runs == [2, 2, 1, 1]
+    counted = harness.lane.counters
+    assert counted.reasons == {"idle": 1, "full": 3}
+    assert counted.fill == 0.5 + 1 + 1 + 1
+
+
 def test_large_samples_share_a_run_as_far_as_was_measured() -> None:
     harness = Harness()
     entries = [Entry([number] * 20) for number in range(4)]
@@ -213,6 +295,7 @@ def test_one_that_the_model_refuses_spoils_no_others_and_they_run_alone_for_a_wh
     harness.work()
     assert harness.outcomes(*more) == [[[6.0]], [[8.0]]]
     assert harness.session.runs == [3, 1, 1, 1, 1, 1]
+    assert harness.lane._alone_until_ns > 0
     harness.lane._alone_until_ns = 0
     harness.submit(*(again := [Entry([3]), Entry([4])]))
     harness.work()
@@ -383,7 +466,7 @@ requests = st.tuples(st.integers(1, 3), st.integers(1, 6), st.sampled_from(["ok"
 def test_whatever_meets_in_a_run_everybody_is_answered_once_as_alone(
     waves: list[list[tuple[int, int, str]]], rows: int
 ) -> None:
-    harness = Harness(JointRuns(rows=rows, numbers=16))
+    harness = Harness(JointRuns(rows=rows, numbers=16, alone_ns=10 * SECOND))
     numbers = iter(range(1_000_000))
     expected: dict[Entry, Any] = {}
     for wave in waves:
