@@ -108,6 +108,7 @@ def test_status_says_what_a_batch_may_have(server: SeawayServer) -> None:
     [
         ({"lane": "cpu", "max_batch_rows": 4}, "max_batch_rows"),
         ({"max_batch_rows": 4}, "lane cpu here"),
+        ({"lane": "batch", "joint_runs": "never"}, "leave out joint_runs"),
         ({"lane": "cpu", "dtype": "bf16"}, "dtype"),
         ({"lane": "batch", "engines": 2, "processes": 2}, "engines and processes"),
         ({"lane": "batch", "placement": "inline"}, "inline"),

@@ -146,14 +146,17 @@ def test_a_worker_that_dies_amid_joint_runs_leaves_nobody_without_an_answer(
     wait_until(lambda: len(pids(server)) == len(before), 30)
 
 
-def test_never_means_never(tmp_path: Path) -> None:
-    package = write_package(tmp_path / "products", product_model())
-    with SeawayServer(gateways=1, joint_runs="never") as one:
+@pytest.mark.parametrize("where", ["server", "deployment", "package"])
+def test_never_means_never_wherever_it_is_said(tmp_path: Path, where: str) -> None:
+    spec = "serving: {joint_runs: never}" if where == "package" else ""
+    package = write_package(tmp_path / "products", product_model(), spec)
+    with SeawayServer(gateways=1, **({"joint_runs": "never"} if where == "server" else {})) as one:
         one.register("products", package)
-        one.deploy("products", placement="worker", engines=1)
-        assert "share a run" not in live(one)["choice"]["why"]
-        profile = one.http.get("/api/models/products/versions/1/profile")
-        assert profile.status_code == 404 or profile.json()["joint"] is None
+        asked = {"joint_runs": "never"} if where == "deployment" else {}
+        one.deploy("products", placement="worker", engines=1, **asked)
+        assert "Each request runs alone, as asked for." in live(one)["choice"]["why"]
+        profile = one.http.get("/api/models/products/versions/1/profile").raise_for_status().json()
+        assert profile["joint"]["rows"] > 1  # what was found stays known
         questions = [("/predict/products", {"inputs": sample(number)}) for number in range(QUESTIONS)]
         with Load(str(one.http.base_url), questions, connections=8, limit=60) as load:
             load.join()
