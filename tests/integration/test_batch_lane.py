@@ -115,7 +115,7 @@ def test_status_says_what_a_batch_may_have(server: SeawayServer) -> None:
         ({"lane": "batch", "max_batch_rows": 4, "preferred_batch_rows": [2, 8]}, "preferred_batch_rows has 8"),
         ({"lane": "batch", "preferred_batch_rows": []}, "preferred_batch_rows"),
     ],
-    ids=["rows", "rows, no lane", "dtype", "engines", "inline", "preferred", "preferred, none"],
+    ids=["rows", "rows, no lane", "joint runs", "dtype", "engines", "inline", "preferred", "preferred, none"],
 )
 def test_settings_that_would_do_nothing_are_refused(
     server: SeawayServer, settings: dict[str, Any], problem: str

@@ -133,6 +133,7 @@ SHARING = replace(SMALL, shares_weights=True, model_bytes=90_000_000)
         (replace(SMALL, obstacle="Its runtime is torch"), Asked(), False),
         (replace(SMALL, joint=JOINT), Asked(), False),
         (replace(SMALL, joint=JOINT), Asked(joint_runs="never"), True),
+        (replace(SMALL, joint=replace(JOINT, together_ns=450_000)), Asked(), True),
         (replace(SMALL, joint=JointRuns(why="it is no faster so")), Asked(), True),
         (SMALL, Asked(placement="worker"), False),
         (SMALL, Asked(engines=2), False),
