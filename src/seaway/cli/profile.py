@@ -98,8 +98,9 @@ def _print_joint(joint: Json | None) -> None:
         return
     alone, together = _shown(joint["alone_ns"] / 1e3), _shown(joint["together_ns"] / 1e3)
     table.note(
-        f"Up to {joint['rows']} samples of one shape that wait share a run, where a sample takes {together} of CPU "
-        f"time instead of {alone}: as many as have {joint['numbers']:,} numbers together, all inputs counted"
+        f"Up to {joint['rows']} samples of one shape that wait share a run (unless joint_runs is never), where a "
+        f"sample takes {together} of CPU time instead of {alone}: as many as have {joint['numbers']:,} numbers "
+        "together, all inputs counted"
     )
 
 

@@ -90,22 +90,29 @@ class _Graph:
     def _is_across(self, node: Any, operator: str) -> bool:
         if operator.startswith("Reduce") or operator == "MeanVarianceNormalization":
             axes = self._axes(node, operator)
-            return axes is None or 0 in axes
+            return axes is None or any(map(_may_be_first, axes))
+        if operator in {"Unsqueeze", "Reshape"}:
+            # All samples as one: what it is followed by works across them.
+            shape = self._axes(node, operator) or ()
+            return 0 in shape if operator == "Unsqueeze" else bool(shape) and shape[0] > 0
         if operator == "BatchNormalization":
             return bool(_number(node, b"training_mode", 0))
         if operator == "CumSum":
             axes = self._numbers.get(node.input[1])
-            return axes is None or 0 in axes
+            return axes is None or any(map(_may_be_first, axes))
         if operator == "GatherND":
             return node.input[0] not in self._fixed and _number(node, b"batch_dims", 0) == 0
         if operator in {"Gather", "GatherElements"} and node.input[0] in self._fixed:
             return False  # a table in which samples are looked up
         if operator in _ALONG:
-            return _number(node, b"axis", _ALONG[operator]) in {0, None}
+            axis = _number(node, b"axis", _ALONG[operator])
+            return axis is None or _may_be_first(axis)
         return operator in _ACROSS
 
     def _axes(self, node: Any, operator: str) -> Sequence[int] | None:
-        """Of a reduction: from an attribute or, since opset 13 or 18, an input; None: all, or nobody knows."""
+        """Of a reduction: from an attribute or, since opset 13 or 18, an input; None: all, or nobody knows. Of Reshape,
+        the sizes.
+        """
         for attribute in node.attribute:
             if attribute.name == b"axes":
                 return list(attribute.ints) or None
@@ -114,6 +121,11 @@ class _Graph:
         if len(node.input) < 2 or not node.input[1]:
             return None
         return self._numbers.get(node.input[1]) or None
+
+
+def _may_be_first(axis: int) -> bool:
+    """Counted from behind, the axis before the last is the first of two (and the last that of one: a trial shows)."""
+    return axis == 0 or axis < -1
 
 
 def _number(node: Any, name: bytes, otherwise: int | None) -> int | None:

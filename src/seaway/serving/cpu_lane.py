@@ -205,6 +205,9 @@ class CpuLane:
                     return self._doubtful.popleft()
                 except IndexError:
                     raise queue.Empty from None
+            if entry is None and self._doubtful:
+                self._queue.put(None)
+                return self._doubtful.popleft()
             if entry is None or not entry.doubtful:
                 return entry
             self._doubtful.append(entry)

@@ -320,7 +320,7 @@ class JointLane(CpuLane):
         except (SeawayError, MemoryError) as error:
             ids = [rider.entry.prediction_id for rider in riders]
             log.warning("lane.joint_run_failed", prediction_ids=ids, reason=str(error)[:300])
-        except Exception:  # whatever it is, each of them can run alone
+        except BaseException:  # whatever it is, each of them can run alone
             log.exception("lane.joint_run_failed", requests=len(riders))
         else:
             return shares

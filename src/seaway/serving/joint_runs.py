@@ -7,7 +7,7 @@ wait anyway gain by it and nobody waits for company. It must not change what any
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
@@ -43,7 +43,7 @@ _MANY_NUMBERS = 1 << 17
 """In a sample: stacking larger ones costs too much."""
 _SIZES = (np.nan, np.inf, 1e30, -1e30, 1e4, 1e2, 1.0, 0.0, 1e-3)
 """Of fractions in samples that others must not notice: whatever a threshold is, one of them is beyond it."""
-_VICTIMS = 3
+_MANY_INPUTS, _ONE_AT_A_TIME = 4, ((1e30, 255), (1e2, 9_999), (1e-3, -1))
 _COUNTS = (1, 2, 9, 99, 255, 999, 9_999, 1_000_000, -1)
 """The largest of whole numbers in them."""
 
@@ -114,16 +114,7 @@ def _try(predictor: Predictor, handle: RunHandle) -> JointRuns:
 def _difference(predictor: Predictor, first: Feeds, names: Sequence[str], handle: RunHandle) -> str:
     """What tells answers in company from those alone, as a part of a sentence; empty: at most their last digits."""
     run = predictor.session.run
-    samples, alone = [], []
-    for feeds in (first, *other_samples(first, None)):
-        try:
-            answers = run(feeds, names, handle)
-        except SeawayError:
-            if handle.terminated:
-                raise
-            continue  # not every sample that can be made up is a sound one
-        samples.append({name: array[:1] for name, array in feeds.items()})
-        alone.append(answers)
+    samples, alone = _answered(predictor, (first, *other_samples(first, None)), names, handle)
     if len(samples) < 2:
         return "no second sample is known that it answers, to compare them alone and in company"
     for order in _orders(len(samples)):
@@ -138,7 +129,7 @@ def _difference(predictor: Predictor, first: Feeds, names: Sequence[str], handle
 def _notices(predictor: Predictor, first: Feeds, names: Sequence[str], handle: RunHandle) -> str:
     """What tells answers beside extreme samples from those alone, as a part of a sentence; empty: nothing."""
     run = predictor.session.run
-    victims = [first]
+    victims, alone = _answered(predictor, (first, *other_samples(first, None)), names, handle)
     for extreme in _extremes(first):
         try:
             run(extreme, names, handle)
@@ -155,12 +146,25 @@ def _notices(predictor: Predictor, first: Feeds, names: Sequence[str], handle: R
         if refused:
             return "what is refused alone would be answered in company"
         for at, name in enumerate(names):
-            expected = [run(feeds, names, handle)[at] for feeds in victims]
-            if not same_rows(expected, together[at][1:-1]):
+            if not same_rows([answers[at] for answers in alone], together[at][1:-1]):
                 return f"its answers ({name!r}) would be others beside {_described(extreme)}"
-        if len(victims) < _VICTIMS:
-            victims.append(extreme)
     return ""
+
+
+def _answered(
+    predictor: Predictor, samples: Iterable[Feeds], names: Sequence[str], handle: RunHandle
+) -> tuple[list[Feeds], list[list[Array]]]:
+    """Those of the samples that it answers, and what; not every one that can be made up is a sound one."""
+    answered, alone = [], []
+    for feeds in samples:
+        try:
+            answers = predictor.session.run(feeds, names, handle)
+        except SeawayError:
+            _raise_if_ended(handle)
+            continue
+        answered.append({name: array[:1] for name, array in feeds.items()})
+        alone.append(answers)
+    return answered, alone
 
 
 def _raise_if_ended(handle: RunHandle) -> None:
@@ -169,10 +173,13 @@ def _raise_if_ended(handle: RunHandle) -> None:
 
 
 def _extremes(first: Feeds) -> Iterator[Feeds]:
-    """Samples of the same shape, of every size that numbers may have."""
+    """Samples of the same shape, of every size that numbers may have, in all inputs and in one alone."""
     chance = np.random.default_rng(1)
     for size, count in zip(_SIZES, _COUNTS, strict=True):
         yield {name: _of_size(array, size, count, chance) for name, array in first.items()}
+    for one in list(first)[:_MANY_INPUTS] if len(first) > 1 else ():
+        for size, count in _ONE_AT_A_TIME:
+            yield first | {one: _of_size(first[one], size, count, chance)}
 
 
 def _of_size(array: Array, size: float, count: int, chance: np.random.Generator) -> Array:
@@ -207,6 +214,8 @@ def _orders(samples: int) -> Iterator[list[int]]:
     for rows in (*ROWS[1:], 3, 5):
         yield [number % samples for number in range(rows)]
         yield [-number % samples for number in range(rows, 2 * rows)]
+    for number in range(samples):
+        yield [number] * ROWS[-1]  # a part of the model that has room for a few alike
 
 
 def _times(predictor: Predictor, feeds: Feeds, names: Sequence[str], handle: RunHandle) -> dict[int, int]:

@@ -14,6 +14,7 @@ import shutil
 import time
 from collections.abc import Collection, Iterator
 from pathlib import Path
+from typing import IO
 
 from seaway.errors import Unavailable
 
@@ -42,20 +43,25 @@ def trial(note: Path | None) -> Iterator[None]:
 def turn(directory: Path) -> Iterator[None]:
     """Measure while no other worker does: versions that are deployed at once, at a start, would slow each other.
 
-    Whose turn doesn't come for `_TURN_SECONDS` measures all the same. Raises OSError.
+    Whose turn doesn't come for `_TURN_SECONDS`, or can't be taken, measures all the same.
     """
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    until = time.monotonic() + _TURN_SECONDS
-    with (directory / MEASURING).open("w") as file:
-        # Closing it gives the turn to the next; so does dying.
-        while time.monotonic() < until:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                time.sleep(_LOOK_SECONDS)
-            else:
-                break
+    with contextlib.ExitStack() as stack:
+        # Closing the file gives the turn to the next; so does dying.
+        with contextlib.suppress(OSError):
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _wait_for_turn(stack.enter_context((directory / MEASURING).open("w")))
         yield
+
+
+def _wait_for_turn(file: IO[str]) -> None:
+    until = time.monotonic() + _TURN_SECONDS
+    while time.monotonic() < until:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(_LOOK_SECONDS)
+        else:
+            return
 
 
 def keep_apart(directory: Path) -> None:

@@ -14,6 +14,8 @@ CONSTANTS = {
     "zero": np.array([0]), "one": np.array([1]), "last": np.array([-1]), "both": np.array([0, 1]),
     "none": np.array([], np.int64),
     "first": np.array(0), "second": np.array(1), "table": np.ones((5, 2), np.float32), "scale": np.ones(2, np.float32),
+    "second_last": np.array([-2]), "one_row": np.array([1, -1]), "any_rows": np.array([-1, 1]),
+    "same_rows": np.array([0, 2]),
     "huge": np.ones((40, 40), np.float32),
 }  # fmt: skip
 X: Any = ("x", graphs.FLOAT, ("n", 2))
@@ -58,6 +60,10 @@ def across(*nodes: Any, opset: int = 18) -> set[str]:
         ("MeanVarianceNormalization", ["x"], ["y"], {}),
         ("BatchNormalization", ["x", "scale", "scale", "scale", "scale"], ["y", "m", "v"], {"training_mode": 1}),
         ("ReduceMax", ["huge", "x"], ["y"], {}),
+        ("ReduceMax", ["x", "second_last"], ["y"], {}),
+        ("Softmax", ["x"], ["y"], {"axis": -2}),
+        ("Unsqueeze", ["x", "zero"], ["y"], {}),
+        ("Reshape", ["x", "one_row"], ["y"], {}),
     ],
     ids=lambda node: f"{node[0]} {node[1]} {node[3]}",
 )
@@ -85,6 +91,9 @@ def test_the_first_axis_all_axes_and_those_that_nobody_knows_are_found(node: Any
         ("MeanVarianceNormalization", ["x"], ["y"], {"axes": [1]}),
         ("ReduceMax", ["table"], ["y"], {}),
         ("MatMul", ["x", "table"], ["y"], {}),
+        ("Unsqueeze", ["x", "one"], ["y"], {}),
+        ("Reshape", ["x", "any_rows"], ["y"], {}),
+        ("Reshape", ["x", "same_rows"], ["y"], {}),
     ],
     ids=lambda node: f"{node[0]} {node[1]} {node[3]}",
 )

@@ -144,6 +144,20 @@ def test_requests_whose_callers_may_have_left_run_after_all_others(solo: bool) -
     assert order == ["other"] * 3 + ["doubtful"] * 3
 
 
+def test_a_lane_that_is_closed_serves_those_that_let_others_go_first() -> None:
+    harness = Harness(engines=2)
+    gate = Gate()
+    entries = [Entry(gate), Entry(gate), *(Entry() for _ in range(6))]
+    for entry in entries:
+        harness.lane.submit(entry)
+    assert gate.entered.wait(30)
+    for entry in entries[2:]:
+        entry.doubtful = True
+    harness.lane.close()
+    gate.open.set()
+    assert len(harness.wait_for(*entries)) == 8
+
+
 def test_one_that_has_left_while_it_let_others_go_first_is_told_so_at_once() -> None:
     harness = Harness(engines=1)
     gates = [Gate(), Gate()]

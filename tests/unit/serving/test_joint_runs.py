@@ -60,9 +60,13 @@ MIXING: dict[str, list[Any]] = {
         ("Where", ["small", "t", "m"], ["u"], {}), *BACK,
     ],
 }  # fmt: skip
+MIXING["largest, if it is huge"] = [
+    *TURNED, ("ReduceMax", ["t", "one"], ["m"], {}), ("Less", ["m", "huge"], ["small"], {}),
+    ("Mul", ["t", "half"], ["h"], {}), ("Where", ["small", "t", "h"], ["u"], {}), *BACK,
+]  # fmt: skip
 CONSTANTS = {
     "one": np.array([1]), "at": np.array(1), "zero": np.array([0]), "first": np.array(0),
-    "large": np.float32(500),
+    "large": np.float32(500), "huge": np.float32(1e6), "half": np.float32(0.5),
     "lowest": np.float32(200), "start": np.array([0]), "stop": np.array([1]), "minus": np.array([-1]),
 }  # fmt: skip
 
@@ -213,7 +217,7 @@ def test_what_is_no_faster_together_runs_alone(tmp_path: Path, monkeypatch: pyte
 def test_a_trial_that_goes_on_and_on_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(joint_runs, "_MOST_SECONDS", 0.0)
     found = attempt(tmp_path, products([("Tanh", ["p"], ["y"], {})]))
-    assert (found.rows, found.why) == (1, "trying it ended with: The run was stopped")
+    assert (found.rows, found.why) == (1, "trying it ended with: It took too long")
 
 
 def test_what_a_process_died_of_is_not_tried_again(tmp_path: Path) -> None:

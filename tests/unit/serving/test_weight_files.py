@@ -37,6 +37,16 @@ def test_whose_turn_never_comes_measures_all_the_same(tmp_path: Path, monkeypatc
         pass
 
 
+def test_where_no_turn_can_be_taken_one_measures_all_the_same(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "measuring").mkdir()
+    measured = []
+    for directory in (tmp_path / "file" / "weights", tmp_path):
+        with turn(directory):
+            measured.append(directory)
+    assert len(measured) == 2
+
+
 def test_the_file_that_tells_whose_turn_it_is_stays(tmp_path: Path) -> None:
     with turn(tmp_path):
         (tmp_path / "1").mkdir()
