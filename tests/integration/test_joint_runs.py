@@ -41,7 +41,9 @@ def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[SeawaySer
     package = write_package(tmp_path / "products", product_model())
     with SeawayServer(gateways=2) as one:
         one.register("products", package)
-        one.deploy("products", placement="worker", engines=2, processes=2 if request.param == "processes" else 1)
+        processes = 2 if request.param == "processes" else 1
+        one.deploy("products", placement="worker", engines=2, processes=processes)
+        wait_until(lambda: len(pids(one)) == processes, 30)  # it answers as soon as one of them does
         yield one
 
 
