@@ -39,7 +39,7 @@ WORTH = 0.98
 """Of the time of a run of the exported graph; what is gained less often by rewriting it is noise."""
 JOINT_WORTH = 0.8
 """Of the time of a sample alone, below which joint runs are worth more than the hop that gateways save, which run each
-request alone: a model of 0.9 ms that takes a quarter so made 1,800 requests/s in gateways and 4,000 in workers."""
+request alone (ADR 14)."""
 _ENOUGH_SECONDS, _MANY_RUNS, _FEW_RUNS = 0.1, 500, 3
 _TOO_LONG_SECONDS = 5.0
 
