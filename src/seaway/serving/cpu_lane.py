@@ -10,6 +10,7 @@ a watchdog thread does that in its place during a run that overstays.
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 import time
@@ -207,7 +208,9 @@ class CpuLane:
                     raise queue.Empty from None
             if entry is None and self._doubtful:
                 self._queue.put(None)
-                return self._doubtful.popleft()
+                with contextlib.suppress(IndexError):  # another engine has it
+                    return self._doubtful.popleft()
+                continue
             if entry is None or not entry.doubtful:
                 return entry
             self._doubtful.append(entry)
