@@ -98,12 +98,11 @@ class Assistant:
         """A version is being loaded; 0: no longer."""
         self._page.set_loading(self._gateway, revision)
 
-    def accepts(self, version: InlineVersion, n_bytes: int, left_ns: int, now_ns: int) -> bool:
-        """Whether a request should run here. `left_ns`: what it has time for."""
+    def accepts(self, version: InlineVersion, left_ns: int, now_ns: int) -> bool:
+        """Whether a request that may run here should. `left_ns`: what it has time for."""
         waiting = len(self._waiting)
         return (
-            n_bytes <= version.max_body_bytes
-            and waiting < version.served.max_queue_size
+            waiting < version.served.max_queue_size
             and (waiting + 1) * self._run_ns < left_ns
             and self.company.alone(version.served.model, now_ns)
         )
@@ -240,9 +239,7 @@ class LocalFlight:
             if not isinstance(outcome, SeawayError):
                 answer = outcome.result.answer
                 took = answer.input_ns + answer.infer_ns + answer.output_ns
-                if not version.allow(numbers, took):
-                    # It would be read here in vain the next time, too.
-                    version.max_body_bytes = min(version.max_body_bytes, n_bytes - 1)
+                version.learn(numbers, n_bytes, took, time.monotonic_ns())
             assert done is not None  # noqa: S101 - it waits, so somebody wants it
             done(outcome)
 

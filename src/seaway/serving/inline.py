@@ -46,6 +46,10 @@ _WEIGHED = 16
 _PATIENCE = 8
 """Samples over budget, or failures, in a row, before a version is moved out."""
 _CALLERS_FAULT = (InvalidRequest, PayloadTooLarge, UnsupportedEncoding, NotSupported, DeadlineExceeded)
+_TRIES = 8
+"""Requests of a new size that workers answer, before their times decide that it takes too long to run here."""
+_PAUSE_NS, _MAX_PAUSE_NS = 1_000_000_000, 64_000_000_000
+"""For how long that is believed: at first, and at most. The machine may have been busy with something else."""
 MAX_GROWTH_BYTES = 256 << 20
 """How much the gateway may grow by a version's runs before it is moved out."""
 
@@ -58,6 +62,12 @@ class InlineVersion:
         self.alone = spec.alone
         """It runs here only while the server is asked for nothing else."""
         self.max_body_bytes = spec.max_body_bytes
+        self._most_bytes = spec.max_body_bytes
+        self._slow_answers = 0
+        """Of workers in a row, to requests of sizes that might run here."""
+        self._again_ns = 0
+        """When a body that was too large is given another chance; 0: there is none, or never."""
+        self._pause_ns = _PAUSE_NS
         self.cpu_ns = 0
         """Thread CPU time spent so far, extrapolated from samples."""
         self._budget_ns = spec.budget_ns
@@ -122,12 +132,31 @@ class InlineVersion:
         self._failures = 0
         return answered
 
-    def allow(self, numbers: int, took_ns: int) -> bool:
-        """A worker took so long for a request of so many numbers: whether such may run here from now on."""
-        if self._max_numbers is None or took_ns > self._budget_ns or not self._learns:
-            return False
-        self._max_numbers = max(self._max_numbers, numbers)
-        return True
+    def takes(self, n_bytes: int, now_ns: int) -> bool:
+        """Whether a body of that size may be read here."""
+        if n_bytes > self.max_body_bytes and self._again_ns and now_ns >= self._again_ns:
+            self.max_body_bytes, self._again_ns = self._most_bytes, 0
+        return n_bytes <= self.max_body_bytes
+
+    def learn(self, numbers: int, n_bytes: int, took_ns: int, now_ns: int) -> None:
+        """A worker took so long for a request that was too large to run here: may such run here from now on?
+
+        Whatever else the machine does makes a run longer and never shorter, so the shortest of several decides.
+        """
+        if self._max_numbers is None or not self._learns:
+            # It would be read here in vain the next time, too.
+            self.max_body_bytes = min(self.max_body_bytes, n_bytes - 1)
+            return
+        if took_ns <= self._budget_ns:
+            self._max_numbers = max(self._max_numbers, numbers)
+            self._slow_answers = 0
+            return
+        self._slow_answers += 1
+        if self._slow_answers >= _TRIES:
+            self._slow_answers = 0
+            self.max_body_bytes = min(self.max_body_bytes, n_bytes - 1)
+            self._again_ns = now_ns + self._pause_ns
+            self._pause_ns = min(2 * self._pause_ns, _MAX_PAUSE_NS)
 
     def _begin_sample(self) -> int:
         # Not the first, which finds this thread without the memory that runs keep.

@@ -1,8 +1,8 @@
 """The CPU lane of versions whose requests may share runs (ADR 14): an engine takes along what waits anyway.
 
 Nobody waits for company: a request that comes to an idle engine runs alone. Of what came while it ran, the next run
-takes as many of one shape as `JointRuns` allows. If a joint run fails, or is stopped because somebody's time is over,
-each of its requests runs alone, so that none is answered by what another one did.
+takes half, as far as it is of one shape and `JointRuns` allows. If a joint run fails, or is stopped because somebody's
+time is over, each of its requests runs alone, so that none is answered by what another one did.
 """
 
 from __future__ import annotations
@@ -180,8 +180,10 @@ class JointLane(CpuLane):
         if left < 1 or first.key is None or first.entry.doubtful or self._is_urgent(first) or not self._may_join():
             return group
 
+        share = self._share()
+
         def joins(other: _Rider) -> bool:
-            fits = other.key == first.key and other.prepared.rows <= left
+            fits = other.key == first.key and other.prepared.rows <= left and len(group) < share
             return fits and not (other.entry.doubtful or self._is_urgent(other))
 
         for ready in list(self._ready):
@@ -190,13 +192,13 @@ class JointLane(CpuLane):
                 self._riders.pop(ready, None)
                 group.append(other)
                 left -= other.prepared.rows
-        self._let_come_back(engine, left)
+        self._let_come_back(engine, min(left, share - len(group)))
         # The first one waits while others are prepared, which must cost less than what they save.
         most_ns = joint.alone_ns // _PREPARING
         until = time.monotonic_ns() + most_ns
-        share = -(-self._queue.qsize() // len(self._engines)) if first.input_ns <= most_ns else 0
-        for _ in range(share):
-            enough = left < 1 or len(self._ready) >= joint.rows or time.monotonic_ns() > until
+        looks = -(-self._queue.qsize() // len(self._engines)) if first.input_ns <= most_ns else 0
+        for _ in range(looks):
+            enough = left < 1 or len(group) >= share or len(self._ready) >= joint.rows or time.monotonic_ns() > until
             entry = None if enough else self._fresh()
             if entry is None:
                 break
@@ -211,6 +213,15 @@ class JointLane(CpuLane):
                 self._riders[entry] = rider
                 self._put_back(entry)
         return group
+
+    def _share(self) -> int:
+        """Requests that an engine takes along of those that wait: half of them, or less where there are more engines.
+
+        Those who are answered come back while the others run. Who takes all has nothing to do until then, and whoever
+        comes a moment late waits for a run that is twice as long.
+        """
+        waiting = 1 + len(self._ready) + self._queue.qsize()
+        return max(2, -(-waiting // max(2, len(self._engines))))
 
     def _put_back(self, entry: StoppableEntry) -> None:
         self._ready.append(entry)

@@ -58,6 +58,8 @@ class DataPlane:
         self._watchdog: Watchdog | None = None
         self._assisted: dict[str, InlineVersion] = {}
         """By model: the one version that serves it, if this gateway may lend its workers a hand."""
+        self._unassisted: set[str] = set()
+        """Models that other gateways may run while nothing else is asked for, and this one can't."""
         self.assistant: Assistant | None = None
         """None: it never does."""
         self.running: memoryview | list[int] = [0]
@@ -137,11 +139,13 @@ class DataPlane:
 
     def _choose_inline(self) -> None:
         """Where one version serves a model and runs here, requests needn't be routed at all."""
-        self._inline, self._assisted = {}, {}
+        self._inline, self._assisted, self._unassisted = {}, {}, set()
         for model, arms in (self.router.models if self.router else {}).items():
             version = self._loaded.get((model, arms[0].version, arms[0].revision)) if len(arms) == 1 else None
             if version is not None and arms[0].inline is not None:
                 (self._assisted if version.alone else self._inline)[model] = version
+            elif len(arms) == 1 and arms[0].inline is not None and arms[0].inline.alone:
+                self._unassisted.add(model)
 
     def move_out(self, served: ServedVersion, reason: str) -> None:
         """Run a version in its workers only, from now on. Called on the event loop."""
@@ -220,12 +224,14 @@ class DataPlane:
         assistant = self.assistant
         if assistant is not None:
             assistant.company.note(request.model, started)
-            version = self._assisted.get(request.model) if plain and request.slot is None else None
-            if version is not None:
+            version = self._assisted.get(request.model)
+            if version is not None and plain and version.takes(len(request.body), started):
                 timeout = request.timeout_seconds
                 left = int((version.served.timeout_seconds if timeout is None else timeout) * 1e9)
-                if assistant.accepts(version, len(request.body), left, started):
+                if request.slot is None and assistant.accepts(version, left, started):
                     return assistant.take(version, request, done, started, started + left)
+            elif version is not None or request.model in self._unassisted:
+                assistant.company.note("", started)  # workers are busy with it: no gateway is to compete with them
         return self.send(request, done, started)
 
     def send(self, request: InferCall, done: Done, started: int) -> Flight:
@@ -237,9 +243,10 @@ class DataPlane:
     def lend(self, request: InferCall, n_bytes: int) -> Slot | None:
         """Room for the body of `request`, where the version that will answer can read it; None: keep it elsewhere."""
         version = self._assisted.get(request.model) if self.assistant is not None and runs_inline(request) else None
-        if version is not None and n_bytes <= version.max_body_bytes:
+        now = time.monotonic_ns()
+        if version is not None and version.takes(n_bytes, now):
             assert self.assistant is not None  # noqa: S101 - narrows the type
-            if self.assistant.company.alone(request.model, time.monotonic_ns()):
+            if self.assistant.company.alone(request.model, now):
                 return None  # it will probably run here
         try:
             served = self.resolve(request.model, request.version, request.key)

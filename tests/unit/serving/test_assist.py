@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from seaway.errors import DeadlineExceeded, InferenceFailed, InvalidRequest, SeawayError
-from seaway.serving import messages
+from seaway.serving import assist, messages
 from seaway.serving.assist import QUIET_NS, Assistant, Company
 from seaway.serving.flight import InferCall, Prediction
 from seaway.serving.inline import InlineVersion, Watchdog
@@ -247,23 +247,76 @@ async def test_what_callers_do_wrong_is_told_them(plane: Workers) -> None:
     assert plane.counted == ["invalid"]
 
 
-@pytest.mark.parametrize(("took_ms", "here"), [(1, True), (50, False)])
-async def test_a_size_runs_here_once_a_worker_has_shown_that_it_takes_little(
-    took_ms: int, here: bool, plane: Workers
-) -> None:
-    plane.be_alone()
-    caller = Caller()
-    plane.start(call(b"1" * 11), caller, plain=True)
-    await turns()
-    ((_, done),) = plane.sent
-    answer = messages.Answer(None, 0.0, None, "application/json", "", 0, 0, took_ms * 1_000_000, 0, 1)
+def answered_by_worker(plane: Workers, took_ns: int) -> None:
+    """A worker answers the oldest request that was sent to it, after so long."""
+    _, done = plane.sent.pop(0)
+    answer = messages.Answer(None, 0.0, None, "application/json", "", 0, 0, took_ns, 0, 1)
     done(Prediction(Result(answer, b"by a worker"), SERVED, "id", 1))
-    assert caller.body == b"by a worker"
 
-    plane.start(call(b"1" * 11), Caller(), plain=True)
+
+async def ask(plane: Workers, body: bytes, took_ns: int) -> bytes:
+    """The answer to a request; if it goes to a worker, that takes so long."""
+    caller = Caller()
+    plane.start(call(body), caller, plain=True)
     await turns()
-    assert bool(plane.script.ran) is here
-    assert len(plane.sent) == (1 if here else 2)
+    if plane.sent:
+        answered_by_worker(plane, took_ns)
+    return caller.body
+
+
+SHORT, LONG = 1_000_000, 50_000_000
+
+
+@pytest.mark.parametrize("times", [[SHORT], [LONG] * 7 + [SHORT]], ids=["at once", "once the machine was quiet"])
+async def test_a_size_runs_here_once_a_worker_has_shown_that_it_takes_little(times: list[int], plane: Workers) -> None:
+    plane.be_alone()
+    for took in times:
+        assert await ask(plane, b"1" * 11, took) == b"by a worker"
+    assert await ask(plane, b"1" * 11, 0) == b"ok:" + b"1" * 11
+    assert plane.script.ran == [b"1" * 11]
+
+
+async def test_what_workers_found_too_slow_again_and_again_is_not_read_here_for_longer_and_longer(
+    plane: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version, now = plane._assisted["m"], 1000
+    for pause in [1, 2, 4, 8, 16, 32, 64, 64]:
+        for _ in range(8):
+            assert version.takes(11, now)
+            version.learn(11, 11, LONG, now)
+        assert not version.takes(11, now + pause * 10**9 - 1)
+        assert version.takes(10, now), "smaller ones still are"
+        now += pause * 10**9
+    assert version.takes(11, now)
+    version.learn(11, 11, SHORT, now)
+    assert version.takes(11, now)
+
+
+async def test_while_workers_run_what_is_too_large_here_no_gateway_runs_the_model(
+    page: ActivityPage, plane: Workers
+) -> None:
+    other = Company(page, 1)
+    other.note("m", time.monotonic_ns() - 2 * QUIET_NS)
+    plane.be_alone()
+    other.note("m", now := time.monotonic_ns())
+    assert other.alone("m", now)
+    for _ in range(8):
+        await ask(plane, b"1" * 11, LONG)
+    assert other.alone("m", time.monotonic_ns()), "so far it is being found out"
+    await ask(plane, b"1" * 11, LONG)
+    assert not other.alone("m", time.monotonic_ns() + 2 * assist._LOOK_NS)
+    await ask(plane, b"1", LONG)
+    assert plane.script.ran == []
+
+
+async def test_where_one_gateway_can_t_run_the_model_none_does(page: ActivityPage, plane: Workers) -> None:
+    other = Company(page, 1)
+    other.note("m", time.monotonic_ns() - 2 * QUIET_NS)
+    plane._assisted.clear()
+    plane._unassisted.add("m")
+    plane.start(call(b"1"), Caller(), plain=True)
+    other.note("m", now := time.monotonic_ns())
+    assert not other.alone("m", now)
 
 
 async def test_a_new_table_sends_what_waits_to_the_workers(plane: Workers) -> None:
@@ -379,25 +432,18 @@ async def test_a_version_that_is_moved_out_runs_no_more_of_what_waits(plane: Wor
 
 async def test_a_learned_size_that_takes_too_long_in_another_shape_is_unlearned_first(plane: Workers) -> None:
     version = plane._assisted["m"]
-    assert version.allow(500, 1)
+    version.learn(500, 500, 1, 1)
+    assert version._max_numbers == 500
     version._handle.terminate()
     version._fail(InferenceFailed("ended"))
     assert version._max_numbers == SPEC.max_numbers
-    assert not version.allow(500, 1)
+    version.learn(500, 500, 1, 1)
+    assert (version._max_numbers, version.max_body_bytes) == (SPEC.max_numbers, 499)
     moved: list[str] = []
     plane.on_moved_out = lambda served, reason: moved.append(reason)
     version._handle.terminate()
     version._fail(InferenceFailed("ended"))
     assert len(moved) == 1
-
-
-async def test_what_a_worker_found_too_slow_is_not_read_here_again(plane: Workers) -> None:
-    plane.be_alone()
-    plane.start(call(b"1" * 11), Caller(), plain=True)
-    await turns()
-    ((_, done),) = plane.sent
-    done(Prediction(Result(messages.Answer(None, 0.0, None, "", "", 0, 0, 10**8, 0, 1), b""), SERVED, "id", 1))
-    assert plane._assisted["m"].max_body_bytes == 10
 
 
 async def test_a_run_is_noted_for_as_long_as_it_takes(page: ActivityPage, plane: Workers) -> None:

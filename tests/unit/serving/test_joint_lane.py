@@ -159,14 +159,14 @@ def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(joint_lane, "_CHECKED_EVERY", 1 << 60)
 
 
-def test_what_waits_runs_together_and_each_gets_its_own_rows() -> None:
+def test_of_what_waits_half_runs_together_and_each_gets_its_own_rows() -> None:
     harness = Harness()
-    entries = [Entry([number, number + 1]) for number in range(10)]
+    entries = [Entry([number, number + 1]) for number in range(11)]
     harness.submit(*entries)
     harness.work()
     assert harness.outcomes(*entries) == [entry.doubles for entry in entries]
-    assert harness.session.runs == [4, 4, 2]
-    assert [harness.timings[entry].batch_rows for entry in entries] == [4] * 8 + [2] * 2
+    assert harness.session.runs == [4, 4, 2, 1], "a half, of as many as may run together, but no less than two"
+    assert [harness.timings[entry].batch_rows for entry in entries] == [4] * 8 + [2] * 2 + [0]
     told = [harness.timings[entry].executions for entry in entries]
     assert [rows for executions in told for rows, _ in executions] == [4, 4, 2]
     assert harness.noted == [4, 0, 4, 0, 2, 0]
@@ -201,20 +201,27 @@ def test_requests_of_other_shapes_names_or_many_rows_run_apart_in_their_order() 
 
 def test_those_who_have_just_been_answered_are_looked_for_before_the_next_run() -> None:
     harness = Harness()
-    harness.submit(*(first := [Entry([number]) for number in range(3)]))
+    harness.submit(*(first := [Entry([number]) for number in range(4)]))
     harness.work()
     assert harness.outcomes(*first) == [entry.doubles for entry in first]
-    again, *harness.come_back = others = [Entry([number]) for number in range(3)]
+    again, *harness.come_back = others = [Entry([number]) for number in range(2)]
     harness.submit(again)
     harness.work()
     assert harness.outcomes(*others) == [entry.doubles for entry in others]
-    assert harness.session.runs == [3, 3]
-    harness.submit(*(enough := [Entry([number]) for number in range(3)]))
-    harness.work()
+    assert harness.session.runs == [2, 2, 2]
     harness.come_back = [Entry([1])]
-    harness.submit(*enough[:0], Entry([1]), Entry([2]), Entry([3]))
+    harness.submit(*(enough := [Entry([number]) for number in range(2)]))
     harness.work()
-    assert len(harness.come_back) == 1  # nobody was looked for: as many were there
+    assert harness.outcomes(*enough) == [entry.doubles for entry in enough]
+    assert len(harness.come_back) == 1, "nobody was looked for: as many were there"
+
+
+@pytest.mark.parametrize(("engines", "waiting", "share"), [(1, 8, 4), (2, 7, 4), (4, 16, 4), (16, 16, 2), (1, 1, 2)])
+def test_each_of_many_engines_leaves_the_others_their_share(engines: int, waiting: int, share: int) -> None:
+    lane = JointLane(Predictor(0.012), JOINT, engines=engines, max_queue_size=99, owner=None)  # type: ignore[arg-type]
+    for _ in range(waiting - 1):  # the first one was taken from the queue
+        lane.submit(Entry([1]))
+    assert lane._share() == share
 
 
 def test_what_is_large_isnt_read_while_an_older_one_waits() -> None:
@@ -294,7 +301,7 @@ def test_one_that_the_model_refuses_spoils_no_others_and_they_run_alone_for_a_wh
     harness.submit(*more)
     harness.work()
     assert harness.outcomes(*more) == [[[6.0]], [[8.0]]]
-    assert harness.session.runs == [3, 1, 1, 1, 1, 1]
+    assert harness.session.runs == [2, 1, 1, 1, 1, 1]
     assert harness.lane._alone_until_ns > 0
     harness.lane._alone_until_ns = 0
     harness.submit(*(again := [Entry([3]), Entry([4])]))
@@ -353,8 +360,9 @@ def test_doubtful_ones_run_alone_after_all_others() -> None:
     harness.submit(*entries)
     harness.work()
     assert harness.outcomes(*entries) == [entry.doubles for entry in entries]
-    assert harness.session.runs == [3, 1]
-    assert [harness.timings[entry].batch_rows for entry in others] == [3] * 3
+    assert harness.session.runs == [2, 1, 1]
+    assert list(harness.ends)[-1] is doubtful
+    assert [harness.timings[entry].batch_rows for entry in others] == [2, 2, 0]
 
 
 def test_one_with_little_time_doesnt_share_a_run() -> None:
@@ -431,7 +439,7 @@ def test_an_answer_that_is_another_one_in_company_is_found_out_and_nobody_gets_i
         harness.work()
         expected = [np.float32(2 * number) + np.float32(0.01) for number in (1, 2, 3)]
         assert [float(outcome[0][0]) for outcome in harness.outcomes(*entries)] == pytest.approx(expected, abs=1e-6)
-    assert harness.session.runs == [3, 1, 1, 1, 1, 1, 1, 1]  # together, to compare, and then alone
+    assert harness.session.runs == [2, 1, 1, 1, 1, 1, 1, 1]  # together, to compare, and then alone
 
 
 def test_now_and_then_an_answer_is_compared_with_one_given_alone(monkeypatch: pytest.MonkeyPatch) -> None:
