@@ -98,11 +98,15 @@ def _limit(result: Result) -> Grid:
             medians = cell["medians"]
             names = ("requests_per_second", "cpu_seconds_per_1000", "p50_ms", "p99_ms")
             shared = ", weights shared" if cell["variant"] else ""
-            rows.append((cell["model"] + shared, *(number(medians[name]) for name in names)))
-    columns = ("model", "runs/s on all cores", "CPU s/1000", "p50 ms", "p99 ms")
+            line_ms = medians.get("line_p99_ms")  # unknown in older results
+            turns = number(line_ms * medians["requests_per_second"] / IN_LINE / 1e3, 2) if line_ms else "-"
+            rows.append((cell["model"] + shared, *(number(medians[name]) for name in names), turns))
+    columns = ("model", "runs/s on all cores", "CPU s/1000", "p50 ms", "p99 ms", f"p99 of {IN_LINE} in line, turns")
     return Grid("ONNX Runtime alone: a process for each core, or, with weights shared, a thread", columns, rows)
 
 
+IN_LINE = 8
+"""Requests that always wait or run, in `peers/limit.py`."""
 LIMITED = ("minilm", "int8", "vision")
 """The groups whose models take so long that ONNX Runtime alone is what a server can be held against."""
 

@@ -56,6 +56,15 @@ def test_models_that_take_long_are_held_against_onnx_runtime_alone() -> None:
     assert shown["p99 turns"] == "2.6"  # 14.92 ms; 8 requests take 5.71 ms
 
 
+def test_the_limit_says_what_p99_no_server_can_get_below() -> None:
+    result = measured()
+    limit, _, _ = grids(result)
+    assert dict(zip(limit.columns, limit.rows[-1], strict=True))["p99 of 8 in line, turns"] == "-", "an older result"
+    result["cells"][0]["medians"]["line_p99_ms"] = 6.857  # 8 requests take 5.714 ms
+    limit, _, _ = grids(result)
+    assert dict(zip(limit.columns, limit.rows[-1], strict=True))["p99 of 8 in line, turns"] == "1.2"
+
+
 def test_without_that_limit_there_is_no_figure() -> None:
     result = measured()
     del result["cells"][0]
