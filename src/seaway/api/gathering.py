@@ -44,8 +44,6 @@ _REST_TICKS = 10
 """After it has given connections away to have less to do, before it does so again."""
 MAX_GATHERED = 256
 """Connections that a gateway may have when others gather theirs in it."""
-_NEARLY = 16
-"""Gateways have equally many connections if they differ by so little a part of them."""
 _IDLE = 0.01
 _FRESH_NS = 1_500_000_000
 """How long what a gateway has told is believed."""
@@ -100,12 +98,6 @@ def next_move(own: int, told: Sequence[Told]) -> Move | None:
         count = min(mine.connections // 2, told[target].room // len(others))
         if count > 0 and told[target].load < mine.load - _LESS:
             return Move(target, count, spreads=True)
-        # Where all are full, whoever shares a gateway with more others waits longer.
-        fewest = min(others, key=lambda gateway: told[gateway].connections)
-        share = (mine.connections - told[fewest].connections) // (len(others) + 1)
-        count = min(share, told[fewest].room // len(others))
-        if mine.load > FULL and told[fewest].load > FULL and count > mine.connections // _NEARLY:
-            return Move(fewest, count, spreads=True)
     return None
 
 

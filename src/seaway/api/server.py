@@ -19,7 +19,8 @@ log = structlog.get_logger()
 
 LAME_DUCK_SECONDS = 0.5
 _SWEEP_SECONDS = 1.0
-_TURN_SECONDS = 0.001
+_TURN_SECONDS = 0.003
+"""What another gateway has to take a connection that is its turn: it may be running a model of a millisecond."""
 _EXHAUSTED_SECONDS = 0.1
 _TELL_SECONDS = 10.0
 

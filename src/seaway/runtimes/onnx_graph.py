@@ -77,7 +77,7 @@ def _entangling(path: Path, names: frozenset[str]) -> frozenset[str] | None:
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     try:
         across = across_samples(memoryview(mapped))
-    except (ValueError, DecodeError):
+    except (IndexError, ValueError, DecodeError):
         return None
     return frozenset(across) | {name for name in names if rounds(name)}
 

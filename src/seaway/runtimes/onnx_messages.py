@@ -12,6 +12,7 @@ from seaway.runtimes.onnx_wire import fields
 
 _NODE_FIELDS = frozenset({1, 2, 4, 7})
 """Inputs, outputs, operator and domain."""
+_ATTRIBUTE = 5
 SMALL_BYTES = 4096
 """Nodes and tensors above that are read without what makes them large, which nobody asks for."""
 
@@ -72,9 +73,13 @@ def parse(kind: str, data: bytes | memoryview) -> Any:
     return message
 
 
-def parse_node(data: memoryview) -> Any:
-    """A node; a large one without its attributes. Raises DecodeError and ValueError."""
+def parse_node(data: memoryview, *, attributes: bool = False) -> Any:
+    """A node; a large one without its attributes, or with those that are small. Raises DecodeError and ValueError."""
     if len(data) <= SMALL_BYTES:
         return parse("Node", data)
-    kept = [data[start:stop] for number, _, start, _, stop in fields(data) if number in _NODE_FIELDS]
+    kept = [
+        data[start:stop]
+        for number, _, start, begin, stop in fields(data)
+        if number in _NODE_FIELDS or (attributes and number == _ATTRIBUTE and stop - begin <= SMALL_BYTES)
+    ]
     return parse("Node", b"".join(kept))

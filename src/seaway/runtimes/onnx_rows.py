@@ -28,6 +28,7 @@ _ALONG = {
 _ACROSS = frozenset({"ScatterND", "Unique", "NonZero", "NonMaxSuppression", "ReverseSequence", "Det"})
 """May work along the first axis, as values or other attributes say."""
 _MEAN_VARIANCE_AXES = (0, 2, 3)
+_SAME_NUMBERS = frozenset({"Unsqueeze", "Squeeze", "Identity", "Cast"})
 
 
 def across_samples(model: memoryview) -> set[str]:
@@ -49,12 +50,14 @@ class _Graph:
         self._nodes: list[Any] = []
         self._numbers: dict[bytes, list[int]] = {}
         """Constants that hold a few whole numbers."""
+        self._starts: dict[bytes, int] = {}
+        """The first of several whole numbers, where the others aren't known."""
         self._fixed: set[bytes] = {b""}
         """Constants, and what follows from sizes alone: the same whatever the samples are like."""
         for number, wire, _, begin, end in fields(graph):
             value = graph[begin:end]
             if number == _GRAPH_NODES and wire == BYTES:
-                self._nodes.append(parse_node(value))
+                self._nodes.append(parse_node(value, attributes=True))
             elif number == _GRAPH_TENSORS and wire == BYTES:
                 if len(value) <= SMALL_BYTES:
                     tensor = parse("Tensor", value)
@@ -74,7 +77,7 @@ class _Graph:
         found = set()
         for node in self._nodes:
             operator = node.op_type.decode(errors="replace")
-            if operator == "Constant":
+            if operator == "Constant" and node.output:
                 for attribute in node.attribute:
                     if attribute.name == b"value_ints":
                         self._numbers[node.output[0]] = list(attribute.ints)
@@ -83,23 +86,44 @@ class _Graph:
                 self._fixed.update(node.output)
             elif operator in _SIZES or all(name in self._fixed for name in node.input):
                 self._fixed.update(node.output)
+                self._follow(node, operator)
             elif self._is_across(node, operator):
                 found.add(operator)
         return found
+
+    def _follow(self, node: Any, operator: str) -> None:
+        """Note what is known of whole numbers that are made of others."""
+        if not node.input or not node.output:
+            return
+        parts = [self._numbers.get(name) for name in node.input]
+        first = parts[0]
+        if first is None:
+            return
+        if operator in _SAME_NUMBERS:
+            self._numbers[node.output[0]] = first
+        elif operator == "Concat" and all(part is not None for part in parts):
+            self._numbers[node.output[0]] = [number for part in parts for number in part or ()]
+        elif operator == "Concat" and first:
+            self._starts[node.output[0]] = first[0]
 
     def _is_across(self, node: Any, operator: str) -> bool:
         if operator.startswith("Reduce") or operator == "MeanVarianceNormalization":
             axes = self._axes(node, operator)
             return axes is None or any(map(_may_be_first, axes))
-        if operator in {"Unsqueeze", "Reshape"}:
-            # All samples as one: what it is followed by works across them.
-            shape = self._axes(node, operator) or ()
-            return 0 in shape if operator == "Unsqueeze" else bool(shape) and shape[0] > 0
+        # All samples as one, or all numbers in a line: what these are followed by works across them.
+        if operator == "Unsqueeze":
+            axes = self._axes(node, operator)
+            return axes is None or any(map(_may_be_first, axes))
+        if operator == "Reshape":
+            shape = self._axes(node, operator)
+            if shape is None:
+                return len(node.input) > 1 and self._starts.get(node.input[1], 0) > 0
+            return shape[0] > 0 or list(shape) == [-1]
         if operator == "BatchNormalization":
             return bool(_number(node, b"training_mode", 0))
         if operator == "CumSum":
-            axes = self._numbers.get(node.input[1])
-            return axes is None or any(map(_may_be_first, axes))
+            axes = self._numbers.get(node.input[1]) if len(node.input) > 1 else None
+            return not axes or any(map(_may_be_first, axes))
         if operator == "GatherND":
             return node.input[0] not in self._fixed and _number(node, b"batch_dims", 0) == 0
         if operator in {"Gather", "GatherElements"} and node.input[0] in self._fixed:

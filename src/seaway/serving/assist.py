@@ -34,6 +34,7 @@ QUIET_NS = 250_000_000
 """For so long nothing else must have been asked for."""
 _TELL_NS = 25_000_000
 _LOOK_NS = 5_000_000
+_OFTEN_NS = 50_000_000
 _MAX_DEATHS = 2
 """Gateways that may end while they run a version, with others or alone, before none does."""
 
@@ -86,6 +87,8 @@ class Assistant:
         self._waiting: deque[LocalFlight] = deque()
         self._turns = False
         self._run_ns = 0
+        self._left_ns = -_OFTEN_NS
+        """When it last left a request to the workers that can't run here."""
         plane.running = page.running(gateway)
         page.begin_life(gateway, time.monotonic_ns())
 
@@ -101,11 +104,21 @@ class Assistant:
     def accepts(self, version: InlineVersion, left_ns: int, now_ns: int) -> bool:
         """Whether a request that may run here should. `left_ns`: what it has time for."""
         waiting = len(self._waiting)
-        return (
-            waiting < version.served.max_queue_size
-            and (waiting + 1) * self._run_ns < left_ns
-            and self.company.alone(version.served.model, now_ns)
-        )
+        if waiting >= version.served.max_queue_size:
+            return False
+        if (waiting + 1) * self._run_ns >= left_ns:
+            self._run_ns -= self._run_ns // 8  # only runs change it else, and one may have been stopped for long
+            return False
+        return self.company.alone(version.served.model, now_ns)
+
+    def leaves(self, now_ns: int) -> None:
+        """Workers run a request for the one model that is asked for, which can't run here.
+
+        More than a few a second stand for company: no gateway is to compete with workers that are busy with it.
+        """
+        if now_ns < self._left_ns + _OFTEN_NS:
+            self.company.note("", now_ns)
+        self._left_ns = now_ns
 
     def take(
         self, version: InlineVersion, request: InferCall, done: Done, started: int, deadline_ns: int
@@ -233,13 +246,14 @@ class LocalFlight:
 
     def _learn(self, numbers: int) -> None:
         """Let the worker's time decide whether requests of this size may run here."""
-        done, version, n_bytes = self._done, self.version, len(self._request.body)
+        done, version, limit = self._done, self.version, self.version.max_numbers
+        n_bytes, header_length = len(self._request.body), self._request.header_length
 
         def learning(outcome: Prediction | SeawayError) -> None:
             if not isinstance(outcome, SeawayError):
                 answer = outcome.result.answer
                 took = answer.input_ns + answer.infer_ns + answer.output_ns
-                version.learn(numbers, n_bytes, took, time.monotonic_ns())
+                version.learn(numbers, limit, n_bytes, header_length, took, time.monotonic_ns())
             assert done is not None  # noqa: S101 - it waits, so somebody wants it
             done(outcome)
 

@@ -12,6 +12,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
@@ -54,6 +55,22 @@ MAX_GROWTH_BYTES = 256 << 20
 """How much the gateway may grow by a version's runs before it is moved out."""
 
 
+@dataclass(slots=True)
+class _Vain:
+    """Bodies that were read here for nothing: a worker had to answer."""
+
+    times: int = 0
+    until_ns: int = 0
+    """They aren't read before."""
+    pause_ns: int = _PAUSE_NS
+
+
+def _like(n_bytes: int, header_length: int | None) -> tuple[bool, int]:
+    """What bodies have in common that are JSON or binary, and differ by an eighth in size at most."""
+    shift = max(0, n_bytes.bit_length() - 4)
+    return header_length is None, (n_bytes >> shift) << shift
+
+
 class InlineVersion:
     """One loaded version, run by the event loop's thread. `answer` is called by that thread only."""
 
@@ -62,17 +79,13 @@ class InlineVersion:
         self.alone = spec.alone
         """It runs here only while the server is asked for nothing else."""
         self.max_body_bytes = spec.max_body_bytes
-        self._most_bytes = spec.max_body_bytes
-        self._slow_answers = 0
-        """Of workers in a row, to requests of sizes that might run here."""
-        self._again_ns = 0
-        """When a body that was too large is given another chance; 0: there is none, or never."""
-        self._pause_ns = _PAUSE_NS
+        self._vain: dict[tuple[bool, int], _Vain] = {}
+        """By what bodies are like: those that were read here for nothing."""
         self.cpu_ns = 0
         """Thread CPU time spent so far, extrapolated from samples."""
         self._budget_ns = spec.budget_ns
         self._max_rows = spec.max_rows
-        self._max_numbers = spec.max_numbers
+        self.max_numbers = spec.max_numbers
         self._spec_numbers = spec.max_numbers
         self._learns = True
         self.refused_numbers = 0
@@ -116,7 +129,7 @@ class InlineVersion:
         watchdog = self._watchdog
         watchdog.begin(self._handle, self._run_cpu_ns)
         try:
-            answered = self._predictor.answer(payload, prediction_id, self._handle, self._max_rows, self._max_numbers)
+            answered = self._predictor.answer(payload, prediction_id, self._handle, self._max_rows, self.max_numbers)
         except _CALLERS_FAULT:
             raise
         except TooLarge as error:
@@ -132,31 +145,37 @@ class InlineVersion:
         self._failures = 0
         return answered
 
-    def takes(self, n_bytes: int, now_ns: int) -> bool:
-        """Whether a body of that size may be read here."""
-        if n_bytes > self.max_body_bytes and self._again_ns and now_ns >= self._again_ns:
-            self.max_body_bytes, self._again_ns = self._most_bytes, 0
-        return n_bytes <= self.max_body_bytes
+    def takes(self, n_bytes: int, header_length: int | None, now_ns: int) -> bool:
+        """Whether a body like that should be read here."""
+        if n_bytes > self.max_body_bytes:
+            return False
+        vain = self._vain.get(_like(n_bytes, header_length))
+        return vain is None or now_ns >= vain.until_ns
 
-    def learn(self, numbers: int, n_bytes: int, took_ns: int, now_ns: int) -> None:
+    def learn(
+        self, numbers: int, limit: int | None, n_bytes: int, header_length: int | None, took_ns: int, now_ns: int
+    ) -> None:
         """A worker took so long for a request that was too large to run here: may such run here from now on?
 
-        Whatever else the machine does makes a run longer and never shorter, so the shortest of several decides.
+        `limit`: `max_numbers` when it was refused; a request of no more than that had too many rows.
+
+        Whatever else the machine does makes a run longer and never shorter, so the shortest of several decides. Bodies
+        that were read in vain so often are not read for a while.
         """
-        if self._max_numbers is None or not self._learns:
-            # It would be read here in vain the next time, too.
-            self.max_body_bytes = min(self.max_body_bytes, n_bytes - 1)
-            return
-        if took_ns <= self._budget_ns:
-            self._max_numbers = max(self._max_numbers, numbers)
-            self._slow_answers = 0
-            return
-        self._slow_answers += 1
-        if self._slow_answers >= _TRIES:
-            self._slow_answers = 0
-            self.max_body_bytes = min(self.max_body_bytes, n_bytes - 1)
-            self._again_ns = now_ns + self._pause_ns
-            self._pause_ns = min(2 * self._pause_ns, _MAX_PAUSE_NS)
+        like = _like(n_bytes, header_length)
+        if self._learns and self.max_numbers is not None and limit is not None and numbers > limit:
+            if numbers <= self.max_numbers:
+                return  # another answer has shown it meanwhile
+            if took_ns <= self._budget_ns:
+                self.max_numbers = numbers
+                self._vain.pop(like, None)
+                return
+        vain = self._vain.setdefault(like, _Vain())
+        vain.times += 1
+        if vain.times >= _TRIES:
+            vain.times = 0
+            vain.until_ns = now_ns + vain.pause_ns
+            vain.pause_ns = min(2 * vain.pause_ns, _MAX_PAUSE_NS)
 
     def _begin_sample(self) -> int:
         # Not the first, which finds this thread without the memory that runs keep.
@@ -188,9 +207,9 @@ class InlineVersion:
         self._failures += 1
         if self._handle.terminated:
             self._handle = RunHandle()
-            if self._max_numbers != self._spec_numbers:
+            if self.max_numbers != self._spec_numbers:
                 # As many numbers in another shape may take much longer: back to what was calibrated.
-                self._max_numbers, self._learns = self._spec_numbers, False
+                self.max_numbers, self._learns = self._spec_numbers, False
                 return
             self._watchdog.suspect(self.served, f"a run took more than {self._run_cpu_ns / 1e6:.0f} ms and was ended")
         elif self._failures >= _PATIENCE:

@@ -42,6 +42,8 @@ _MARGIN = 3
 _PREPARING = 2
 """Requests are prepared to join a run for as long as a part of what a sample takes alone."""
 _SMALL_BODY_BYTES = 4096
+_MANY_SHAPES = 4096
+"""So many are remembered at once."""
 
 
 class _Wake:
@@ -105,6 +107,9 @@ class JointLane(CpuLane):
         """Looked at for a run that they didn't fit into; older than what waits elsewhere."""
         self._riders: dict[StoppableEntry, _Rider] = {}
         """Those of them that were prepared."""
+        self._sound: set[Hashable] = set()
+        """Keys and rows of requests that the model has answered alone in this process. It may refuse others alone, and
+        yet compute something of several: six tokens can't be cut into windows of four, twelve can."""
         self._alone_until_ns = 0
         self._together_ns = 0
         """What a joint run takes on average."""
@@ -151,6 +156,18 @@ class JointLane(CpuLane):
         finally:
             engine.current = None
 
+    def _remember(self, rider: _Rider) -> None:
+        """It was answered alone."""
+        if rider.key is None or self._joint.rows <= 1:
+            return  # it never joins, or nothing does
+        if len(self._sound) >= _MANY_SHAPES:
+            self._sound = set()
+        self._sound.add((rider.key, rider.prepared.rows))
+
+    def _is_sound(self, rider: _Rider) -> bool:
+        """Whether one of its shape was answered alone before."""
+        return (rider.key, rider.prepared.rows) in self._sound
+
     def _may_join(self) -> bool:
         return self._joint.rows > 1 and time.monotonic_ns() >= self._alone_until_ns
 
@@ -177,14 +194,19 @@ class JointLane(CpuLane):
         """The requests to run with the first one, in the order in which they came."""
         group, joint = [first], self._joint
         left = self._most(first.prepared) - first.prepared.rows
-        if left < 1 or first.key is None or first.entry.doubtful or self._is_urgent(first) or not self._may_join():
+        if (
+            left < 1
+            or first.entry.doubtful
+            or self._is_urgent(first)
+            or not (self._may_join() and self._is_sound(first))
+        ):
             return group
 
         share = self._share()
 
         def joins(other: _Rider) -> bool:
             fits = other.key == first.key and other.prepared.rows <= left and len(group) < share
-            return fits and not (other.entry.doubtful or self._is_urgent(other))
+            return fits and self._is_sound(other) and not (other.entry.doubtful or self._is_urgent(other))
 
         for ready in list(self._ready):
             other = self._riders.get(ready)
@@ -284,6 +306,7 @@ class JointLane(CpuLane):
         try:
             (outputs,) = self._predictor.run([rider.prepared], entry.handle)
             took = time.monotonic_ns() - began
+            self._remember(rider)
             self._count([rider], took)
             self._answer(rider, outputs, began, took)
         except Cancelled:
@@ -350,18 +373,26 @@ class JointLane(CpuLane):
             return
         at = self._n_together % len(group.riders)
         prepared = group.riders[at].prepared
-        alone = self._predictor.session.run(prepared.samples.feeds[0], prepared.names, group.handle)
-        if all(same_rows([one], other) for one, other in zip(alone, shares[at], strict=True)):
-            return
-        self._joint = JointRuns(why="an answer was another one in company than alone")
+        try:
+            alone = self._predictor.session.run(prepared.samples.feeds[0], prepared.names, group.handle)
+        except Cancelled:
+            raise
+        except SeawayError:
+            why = "what is refused alone was answered in company"
+        else:
+            if all(same_rows([one], other) for one, other in zip(alone, shares[at], strict=True)):
+                return
+            why = "an answer was another one in company than alone"
+        self._joint = JointRuns(why=why)
         log.error("lane.no_joint_runs", prediction_id=group.riders[at].entry.prediction_id, reason=self._joint.why)
         raise InferenceFailed(f"Requests run alone from now on: {self._joint.why}.")
 
     def _is_here(self, rider: _Rider) -> bool:
         """Whether its caller hasn't left; if it has, it has ended."""
-        if rider.entry.cancelled:
+        left = rider.entry.cancelled  # another thread may set it at any time
+        if left:
             self._owner.refused(rider.entry, Cancelled("The caller has left."))
-        return not rider.entry.cancelled
+        return not left
 
     def _answer(
         self,

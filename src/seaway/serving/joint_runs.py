@@ -43,6 +43,7 @@ _MANY_NUMBERS = 1 << 17
 """In a sample: stacking larger ones costs too much."""
 _SIZES = (np.nan, np.inf, 1e30, -1e30, 1e4, 1e2, 1.0, 0.0, 1e-3)
 """Of fractions in samples that others must not notice: whatever a threshold is, one of them is beyond it."""
+_CLICKS = (30.0, 1e4)
 _MANY_INPUTS, _ONE_AT_A_TIME = 4, ((1e30, 255), (1e2, 9_999), (1e-3, -1))
 _COUNTS = (1, 2, 9, 99, 255, 999, 9_999, 1_000_000, -1)
 """The largest of whole numbers in them."""
@@ -177,9 +178,22 @@ def _extremes(first: Feeds) -> Iterator[Feeds]:
     chance = np.random.default_rng(1)
     for size, count in zip(_SIZES, _COUNTS, strict=True):
         yield {name: _of_size(array, size, count, chance) for name, array in first.items()}
+    for height in _CLICKS:
+        yield {name: _click(array, height, chance) for name, array in first.items()}
     for one in list(first)[:_MANY_INPUTS] if len(first) > 1 else ():
         for size, count in _ONE_AT_A_TIME:
             yield first | {one: _of_size(first[one], size, count, chance)}
+
+
+def _click(array: Array, height: float, chance: np.random.Generator) -> Array:
+    """Noise with one number that is far off, which a model that looks at how large samples are in themselves still
+    sees; whole numbers stay."""
+    if array.dtype.kind != "f" or not array.size:
+        return array
+    with np.errstate(all="ignore"):
+        clicked = np.asarray(chance.uniform(-1.0, 1.0, array.shape), array.dtype)
+        clicked.reshape(-1)[array.size // 2] = height
+    return clicked
 
 
 def _of_size(array: Array, size: float, count: int, chance: np.random.Generator) -> Array:

@@ -225,13 +225,13 @@ class DataPlane:
         if assistant is not None:
             assistant.company.note(request.model, started)
             version = self._assisted.get(request.model)
-            if version is not None and plain and version.takes(len(request.body), started):
+            if version is not None and plain and version.takes(len(request.body), request.header_length, started):
                 timeout = request.timeout_seconds
                 left = int((version.served.timeout_seconds if timeout is None else timeout) * 1e9)
                 if request.slot is None and assistant.accepts(version, left, started):
                     return assistant.take(version, request, done, started, started + left)
             elif version is not None or request.model in self._unassisted:
-                assistant.company.note("", started)  # workers are busy with it: no gateway is to compete with them
+                assistant.leaves(started)
         return self.send(request, done, started)
 
     def send(self, request: InferCall, done: Done, started: int) -> Flight:
@@ -244,7 +244,7 @@ class DataPlane:
         """Room for the body of `request`, where the version that will answer can read it; None: keep it elsewhere."""
         version = self._assisted.get(request.model) if self.assistant is not None and runs_inline(request) else None
         now = time.monotonic_ns()
-        if version is not None and version.takes(n_bytes, now):
+        if version is not None and version.takes(n_bytes, request.header_length, now):
             assert self.assistant is not None  # noqa: S101 - narrows the type
             if self.assistant.company.alone(request.model, now):
                 return None  # it will probably run here

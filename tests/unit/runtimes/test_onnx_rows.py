@@ -32,6 +32,10 @@ def across(*nodes: Any, opset: int = 18) -> set[str]:
 @pytest.mark.parametrize(
     "node",
     [
+        ("TopK", ["x", "one"], ["y", "at"], {"axis": 0, "notes": "n" * 5000}),
+        ("Unsqueeze", ["x", "second_last"], ["y"], {}),
+        ("Unsqueeze", ["x", "ids"], ["y"], {}),
+        ("Reshape", ["x", "last"], ["y"], {}),
         ("ReduceMax", ["x"], ["y"], {}),
         ("ReduceMax", ["x", "none"], ["y"], {}),
         ("ReduceSum", ["x", "zero"], ["y"], {"keepdims": 0}),
@@ -108,6 +112,21 @@ def test_what_follows_from_sizes_may_be_reduced_and_joined() -> None:
         ("ReduceProd", ["both_sizes"], ["p"], {}), ("Reshape", ["x", "both_sizes"], ["y"], {}),
     ]  # fmt: skip
     assert across(*sizes) == set()
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        [("Concat", ["one", "n"], ["shape"], {"axis": 0})],
+        [("Unsqueeze", ["second", "zero"], ["f"], {}), ("Concat", ["f", "n"], ["shape"], {"axis": 0})],
+        [("Concat", ["one", "last"], ["shape"], {"axis": 0})],
+        [("Identity", ["last"], ["shape"], {})],
+    ],
+    ids=["with what follows from sizes", "made of a single number", "of constants", "in a line"],
+)
+def test_a_shape_that_makes_one_of_all_samples_is_found_where_it_is_made_in_the_graph(shape: Any) -> None:
+    sizes = [("Shape", ["x"], ["s"], {}), ("Gather", ["s", "zero"], ["n"], {})]
+    assert across(*sizes, *shape, ("Reshape", ["x", "shape"], ["y"], {})) == {"Reshape"}
 
 
 def test_axes_are_read_from_constants_inside_the_graph_too() -> None:

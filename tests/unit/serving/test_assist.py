@@ -277,46 +277,109 @@ async def test_a_size_runs_here_once_a_worker_has_shown_that_it_takes_little(tim
 
 
 async def test_what_workers_found_too_slow_again_and_again_is_not_read_here_for_longer_and_longer(
-    plane: Workers, monkeypatch: pytest.MonkeyPatch
+    plane: Workers,
 ) -> None:
     version, now = plane._assisted["m"], 1000
     for pause in [1, 2, 4, 8, 16, 32, 64, 64]:
         for _ in range(8):
-            assert version.takes(11, now)
-            version.learn(11, 11, LONG, now)
-        assert not version.takes(11, now + pause * 10**9 - 1)
-        assert version.takes(10, now), "smaller ones still are"
+            assert version.takes(400, None, now)
+            version.learn(400, 10, 400, None, LONG, now)
+        assert not version.takes(400, None, now + pause * 10**9 - 1)
+        assert not version.takes(410, None, now), "nor is what is nearly as large"
+        assert version.takes(400, 100, now), "binary, that is something else"
+        assert version.takes(300, None, now)
+        assert version.takes(600, None, now), "in JSON as many numbers may have fewer digits"
         now += pause * 10**9
-    assert version.takes(11, now)
-    version.learn(11, 11, SHORT, now)
-    assert version.takes(11, now)
+    assert version.takes(400, None, now)
+    version.learn(400, 10, 400, None, SHORT, now)
+    for _ in range(7):
+        version.learn(401, 10, 401, None, LONG, now)
+    assert version.takes(400, None, now)
+    version.learn(401, 10, 401, None, LONG, now)
+    assert version.takes(400, None, now + 10**9), "the pauses begin with a second again"
+
+
+async def test_answers_that_come_after_it_was_learned_count_no_more(plane: Workers) -> None:
+    version = plane._assisted["m"]
+    version.learn(400, 10, 400, None, SHORT, 1)
+    for _ in range(20):
+        version.learn(400, 10, 400, None, LONG, 1)
+    assert version.takes(400, None, 2)
+
+
+async def test_what_has_too_many_rows_bars_nothing_else(plane: Workers) -> None:
+    fixed = InlineSpec("", 1000, 2, 10_000_000, max_numbers=None, alone=True)
+    version = InlineVersion(SERVED, fixed, plane.script, plane.watchdog)  # type: ignore[arg-type]
+    for _ in range(20):
+        version.learn(3, None, 120, None, SHORT, 1)
+    assert not version.takes(120, None, 2)
+    assert version.takes(200, None, 2)
+    assert version.takes(120, None, 2 + 2 * 10**9)
+
+
+async def test_small_ones_between_do_not_have_large_ones_read_in_vain_for_ever(plane: Workers) -> None:
+    version = plane._assisted["m"]
+    for _ in range(8):
+        version.learn(3, 10, 30, None, SHORT, 1)  # too many rows, of few numbers
+        version.learn(900, 10, 900, None, LONG, 1)
+    assert not version.takes(900, None, 2)
+
+
+def noted_other(page: ActivityPage) -> Company:
+    """Another gateway's, which is asked for this model only."""
+    other = Company(page, 1)
+    now = time.monotonic_ns()
+    other.note("m", now - 2 * QUIET_NS)
+    other.note("m", now)
+    return other
 
 
 async def test_while_workers_run_what_is_too_large_here_no_gateway_runs_the_model(
     page: ActivityPage, plane: Workers
 ) -> None:
-    other = Company(page, 1)
-    other.note("m", time.monotonic_ns() - 2 * QUIET_NS)
+    other = noted_other(page)
     plane.be_alone()
-    other.note("m", now := time.monotonic_ns())
-    assert other.alone("m", now)
     for _ in range(8):
         await ask(plane, b"1" * 11, LONG)
     assert other.alone("m", time.monotonic_ns()), "so far it is being found out"
-    await ask(plane, b"1" * 11, LONG)
+    for _ in range(2):
+        await ask(plane, b"1" * 11, LONG)
     assert not other.alone("m", time.monotonic_ns() + 2 * assist._LOOK_NS)
     await ask(plane, b"1", LONG)
     assert plane.script.ran == []
 
 
+async def test_a_request_now_and_then_that_can_t_run_here_leaves_all_else_as_it_is(
+    page: ActivityPage, plane: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = noted_other(page)
+    plane.be_alone()
+    monkeypatch.setattr(assist, "_OFTEN_NS", 0)
+    for _ in range(3):
+        plane.start(call(b"1"), Caller(), plain=False)
+    assert other.alone("m", time.monotonic_ns() + 2 * assist._LOOK_NS)
+    monkeypatch.setattr(assist, "_OFTEN_NS", 10**12)
+    plane.start(call(b"1"), Caller(), plain=False)
+    assert not other.alone("m", time.monotonic_ns() + 4 * assist._LOOK_NS)
+
+
 async def test_where_one_gateway_can_t_run_the_model_none_does(page: ActivityPage, plane: Workers) -> None:
-    other = Company(page, 1)
-    other.note("m", time.monotonic_ns() - 2 * QUIET_NS)
+    other = noted_other(page)
     plane._assisted.clear()
     plane._unassisted.add("m")
-    plane.start(call(b"1"), Caller(), plain=True)
-    other.note("m", now := time.monotonic_ns())
-    assert not other.alone("m", now)
+    for _ in range(2):
+        plane.start(call(b"1"), Caller(), plain=True)
+    assert not other.alone("m", time.monotonic_ns() + 2 * assist._LOOK_NS)
+
+
+async def test_a_run_that_was_stopped_for_long_doesn_t_keep_this_gateway_from_lending_a_hand(plane: Workers) -> None:
+    plane.be_alone()
+    assert plane.assistant is not None
+    plane.assistant._run_ns = 10**9
+    for _ in range(100):
+        plane.start(call(b"1", timeout_seconds=0.5), Caller(), plain=True)
+        await turns()
+    assert plane.script.ran
 
 
 async def test_a_new_table_sends_what_waits_to_the_workers(plane: Workers) -> None:
@@ -432,13 +495,13 @@ async def test_a_version_that_is_moved_out_runs_no_more_of_what_waits(plane: Wor
 
 async def test_a_learned_size_that_takes_too_long_in_another_shape_is_unlearned_first(plane: Workers) -> None:
     version = plane._assisted["m"]
-    version.learn(500, 500, 1, 1)
-    assert version._max_numbers == 500
+    version.learn(500, 10, 500, None, 1, 1)
+    assert version.max_numbers == 500
     version._handle.terminate()
     version._fail(InferenceFailed("ended"))
-    assert version._max_numbers == SPEC.max_numbers
-    version.learn(500, 500, 1, 1)
-    assert (version._max_numbers, version.max_body_bytes) == (SPEC.max_numbers, 499)
+    assert version.max_numbers == SPEC.max_numbers
+    version.learn(500, 10, 500, None, 1, 1)
+    assert version.max_numbers == SPEC.max_numbers
     moved: list[str] = []
     plane.on_moved_out = lambda served, reason: moved.append(reason)
     version._handle.terminate()

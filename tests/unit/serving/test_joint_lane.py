@@ -154,7 +154,8 @@ class Harness:
 
 @pytest.fixture(autouse=True)
 def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs are counted here, and those that only compare would count, too."""
+    """Runs are counted here, and those that only compare, or find out whether a shape is sound, would count, too."""
+    monkeypatch.setattr(joint_lane.JointLane, "_is_sound", lambda lane, rider: True)
     monkeypatch.setattr(joint_lane, "_CHECKED_FIRST", 0)
     monkeypatch.setattr(joint_lane, "_CHECKED_EVERY", 1 << 60)
 
@@ -172,6 +173,78 @@ def test_of_what_waits_half_runs_together_and_each_gets_its_own_rows() -> None:
     assert harness.noted == [4, 0, 4, 0, 2, 0]
     assert not harness.busy
     assert not harness.lane.busy
+
+
+def in_windows_of_four(rows: Any, handle: RunHandle) -> None:
+    """A model that cuts all that it is given into windows."""
+    if rows.size % 4:
+        raise InvalidRequest("It can't be cut.")
+
+
+def test_what_the_model_refuses_alone_is_never_answered_in_company(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    harness = Harness()
+    harness.session.script = in_windows_of_four
+    for _ in range(3):
+        refused, answered = [Entry([1] * 6) for _ in range(4)], [Entry([2] * 8) for _ in range(4)]
+        both = [Entry([3] * 6, [4] * 6) for _ in range(2)]  # these alone can be cut, which says nothing of half of them
+        harness.submit(*both, *refused, *answered)
+        harness.work()
+        assert all(isinstance(outcome, InvalidRequest) for outcome in harness.outcomes(*refused))
+        assert harness.outcomes(*answered, *both) == [entry.doubles for entry in (*answered, *both)]
+    assert max(harness.session.runs) > 1
+
+
+def test_a_shape_runs_alone_once_before_it_shares_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    monkeypatch.setattr(joint_lane, "_CHECKED_FIRST", 0)
+    monkeypatch.setattr(joint_lane, "_CHECKED_EVERY", 1 << 60)
+    harness = Harness()
+    entries = [Entry([number]) for number in range(5)]
+    harness.submit(*entries)
+    harness.work()
+    assert harness.outcomes(*entries) == [entry.doubles for entry in entries]
+    assert harness.session.runs == [1, 2, 2]
+    monkeypatch.setattr(joint_lane, "_MANY_SHAPES", 1)
+    for width in (2, 3):
+        harness.submit(*(entries := [Entry([1] * width) for _ in range(3)]))
+        harness.work()
+        assert harness.outcomes(*entries) == [entry.doubles for entry in entries]
+    assert harness.session.runs == [1, 2, 2, 1, 2, 1, 2]
+
+
+def test_a_comparison_that_is_refused_alone_ends_joint_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(joint_lane, "_CHECKED_FIRST", 1)
+    harness = Harness()
+    harness.session.script = in_windows_of_four
+    entries = [Entry([1] * 6), Entry([2] * 6)]
+    harness.submit(*entries)
+    harness.work()
+    assert all(isinstance(outcome, InvalidRequest) for outcome in harness.outcomes(*entries))
+    assert "refused alone" in harness.lane._joint.why
+
+
+def test_a_caller_who_leaves_while_that_is_looked_at_is_refused_or_answered() -> None:
+    class Leaving(Entry):
+        looks = 0
+
+        @property
+        def cancelled(self) -> bool:
+            if self in harness.session_ended:
+                self.looks += 1
+            return self.looks > 1
+
+        @cancelled.setter
+        def cancelled(self, value: bool) -> None:
+            pass
+
+    harness = Harness()
+    harness.session_ended = []  # type: ignore[attr-defined]
+    entries = [Leaving([1]), Leaving([2])]
+    harness.session.script = lambda rows, handle: harness.session_ended.extend(entries)  # type: ignore[attr-defined]
+    harness.submit(*entries)
+    harness.work()
+    assert len(harness.outcomes(*entries)) == 2
 
 
 def test_one_that_finds_an_idle_engine_runs_alone() -> None:

@@ -83,6 +83,27 @@ def test_a_model_whose_samples_see_one_another_has_none_however_its_axes_are_tur
     assert "its answers ('y') would be others" in found.why
 
 
+def test_a_click_in_one_sample_is_heard_where_samples_are_made_equally_loud_first(tmp_path: Path) -> None:
+    names = ["u", *(f"p{number}" for number in range(5)), "y"]
+    nodes = [
+        ("LayerNormalization", ["x", "ones"], ["l"], {}), ("IsNaN", ["l"], ["nan"], {}),
+        ("Where", ["nan", "zeros", "l"], ["z"], {}), ("Transpose", ["z"], ["t"], {"perm": [1, 0]}),
+        ("ReduceMax", ["t", "one"], ["m"], {}), ("Less", ["m", "eight"], ["quiet"], {}),
+        ("Mul", ["t", "half"], ["h"], {}), ("Where", ["quiet", "t", "h"], ["g"], {}),
+        ("Transpose", ["g"], ["u"], {"perm": [1, 0]}),
+        *(("MatMul", [names[at], "w"], [names[at + 1]], {}) for at in range(6)),
+    ]  # fmt: skip
+    constants = {
+        "ones": np.ones(SIZE, np.float32), "zeros": np.float32(0), "one": np.array([1]), "eight": np.float32(8),
+        "half": np.float32(0.5), "w": WEIGHTS,
+    }  # fmt: skip
+    vector = ("n", SIZE)
+    model = graphs.model(nodes, [("x", graphs.FLOAT, vector)], [("y", graphs.FLOAT, vector)], constants)
+    found = attempt(tmp_path, model)
+    assert found.rows == 1
+    assert "would be others" in found.why
+
+
 ACROSS: dict[str, list[Any]] = {
     "ReduceMean": [("ReduceMean", ["p", "zero"], ["m"], {}), ("Sub", ["p", "m"], ["y"], {})],
     "ReduceMax": [("ReduceMax", ["p"], ["m"], {}), ("Max", ["p", "m"], ["y"], {})],
@@ -123,7 +144,7 @@ def test_what_is_refused_alone_isnt_answered_in_company(tmp_path: Path) -> None:
     """A neighbour's row, by an index that none has when alone."""
     nodes = [
         ("Slice", ["i", "start", "stop", "one"], ["where"], {}), ("Transpose", ["f"], ["t"], {"perm": [1, 0]}),
-        ("Reshape", ["where", "minus"], ["index"], {}), ("Gather", ["t", "index"], ["g"], {"axis": 1}),
+        ("Squeeze", ["where", "one"], ["index"], {}), ("Gather", ["t", "index"], ["g"], {"axis": 1}),
         ("Transpose", ["g"], ["x"], {"perm": [1, 0]}),
     ]  # fmt: skip
     assert "would be" in attempt(tmp_path, whole_numbers(nodes, graphs.INT64)).why
