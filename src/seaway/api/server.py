@@ -19,8 +19,7 @@ log = structlog.get_logger()
 
 LAME_DUCK_SECONDS = 0.5
 _SWEEP_SECONDS = 1.0
-_TURN_SECONDS = 0.003
-"""What another gateway has to take a connection that is its turn: it may be running a model of a millisecond."""
+_TURN_SECONDS = 0.001
 _EXHAUSTED_SECONDS = 0.1
 _TELL_SECONDS = 10.0
 
