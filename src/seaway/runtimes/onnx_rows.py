@@ -28,6 +28,8 @@ _ALONG = {
 _ACROSS = frozenset({"ScatterND", "Unique", "NonZero", "NonMaxSuppression", "ReverseSequence", "Det"})
 """May work along the first axis, as values or other attributes say."""
 _MEAN_VARIANCE_AXES = (0, 2, 3)
+_FEW = 64
+"""Whole numbers that are followed; each further node could double them."""
 _SAME_NUMBERS = frozenset({"Unsqueeze", "Squeeze", "Identity", "Cast"})
 
 
@@ -101,7 +103,7 @@ class _Graph:
             return
         if operator in _SAME_NUMBERS:
             self._numbers[node.output[0]] = first
-        elif operator == "Concat" and all(part is not None for part in parts):
+        elif operator == "Concat" and None not in parts and sum(map(len, filter(None, parts))) <= _FEW:
             self._numbers[node.output[0]] = [number for part in parts for number in part or ()]
         elif operator == "Concat" and first:
             self._starts[node.output[0]] = first[0]

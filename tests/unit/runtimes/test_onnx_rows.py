@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -127,6 +128,12 @@ def test_what_follows_from_sizes_may_be_reduced_and_joined() -> None:
 def test_a_shape_that_makes_one_of_all_samples_is_found_where_it_is_made_in_the_graph(shape: Any) -> None:
     sizes = [("Shape", ["x"], ["s"], {}), ("Gather", ["s", "zero"], ["n"], {})]
     assert across(*sizes, *shape, ("Reshape", ["x", "shape"], ["y"], {})) == {"Reshape"}
+
+
+def test_numbers_that_double_with_each_node_are_not_followed() -> None:
+    names = ["one_row", *(f"c{number}" for number in range(60))]
+    doubled: Any = [("Concat", [a, a], [b], {"axis": 0}) for a, b in itertools.pairwise(names)]
+    assert across(*doubled, ("Relu", ["x"], ["y"], {})) == set()
 
 
 def test_axes_are_read_from_constants_inside_the_graph_too() -> None:
